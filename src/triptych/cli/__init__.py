@@ -1,0 +1,1 @@
+"""What a person types. Sees every other room; no other room sees it."""

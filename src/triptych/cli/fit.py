@@ -1,0 +1,169 @@
+"""`fit text|semantic|encoder|acoustic`: a tokenizer of one's own. Reads the line; the fits stand beside what they fit.
+
+encoder    ─▶ a speech encoder, a transformers folder          (optional: public encoders do as well)
+semantic   ─▶ k-means of its features
+acoustic   ─▶ an EnCodec                                       (optional: facebook/encodec_24khz does as well)
+text       ─▶ phonemes or pieces
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from triptych.cli.options import Config, Json, Overrides
+from triptych.cli.paths import check_folder, find_config
+from triptych.cli.progress import Bar, log, result, result_json
+
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Made by 'prepare'.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")]
+
+
+def text(
+    manifest: Manifest, output: Output, overrides: Overrides = None, config: Config = None, as_json: Json = False
+) -> None:
+    """Fit the text front end: phonemes, or pieces of texts."""
+    from triptych.cli.text import TextFitConfig, fit_text
+    from triptych.corpus.manifest import read_manifest
+
+    check_folder(output)
+    settings, _ = read_config(TextFitConfig, config, overrides, "fit text")
+    texts = [r.text for r in read_manifest(manifest) if r.text and r.split == "train"]
+    coverage = fit_text(texts, output, settings)
+    log(f"{coverage.spoken} of {coverage.texts} texts can be spoken")
+    for reason in coverage.refused[:3]:
+        log(f"  {reason}")
+    report(output, as_json)
+
+
+def semantic(
+    manifest: Manifest, output: Output, overrides: Overrides = None, config: Config = None, as_json: Json = False
+) -> None:
+    """Fit k-means on the features of a speech encoder.
+
+    The encoder is a folder or a hub id: encoder=microsoft/wavlm-base-plus layer=9 clusters=500
+    """
+    from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
+
+    check_folder(output)
+    settings, _ = read_config(SemanticFitConfig, config, overrides, "fit semantic")
+    clips = read_clips(manifest, encoder_rate(), "train")
+    with Bar("fit semantic", "clips") as bar:
+        fitted = fit_semantic(clips, output, settings, progress=lambda what, done, total: bar(done, total, what))
+    log(f"ids used: {fitted.usage:.0%}, entropy {fitted.entropy:.2f} bit, over {fitted.frames} frames")
+    report(output, as_json)
+
+
+def encoder(
+    manifest: Manifest,
+    output: Output,
+    overrides: Overrides = None,
+    config: Config = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", metavar="DIR", help="A text tokenizer: learn its tokens too (CTC).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Pretrain a small speech encoder.
+
+    By masked prediction; with CTC on the texts as well, if --text is given. resume=true goes on from a checkpoint.
+    """
+    from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
+    from triptych.tokenizers.text.frontend import load_text
+
+    settings, resume = read_config(EncoderFitConfig, config, overrides, "fit encoder")
+    check_folder(output, force=resume)
+    speller = load_text(text) if text else None
+    clips = read_clips(manifest, encoder_rate(), "train")
+    held_out = read_clips(manifest, encoder_rate(), "dev") if has_dev(manifest) else None
+    with Bar("fit encoder", "steps", settings.training.max_steps) as bar:
+        fit_encoder(clips, output, settings, speller, validation=held_out, resume=resume, progress=bar.step)
+    report(output, as_json)
+
+
+def acoustic(
+    manifest: Manifest,
+    output: Output,
+    overrides: Overrides = None,
+    config: Config = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DIR_OR_HUB_ID", help="Take this EnCodec as it is, with levels=Q; train none."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an EnCodec, or take one that exists.
+
+    The run lies beside, in DIR.run; resume=true goes on from its last checkpoint.
+    """
+    from triptych.tokenizers.acoustic.fit import CodecFitConfig, fit_acoustic
+
+    check_folder(output)
+    settings, resume = read_config(CodecFitConfig, config, overrides, "fit acoustic")
+    if source is not None:
+        take_codec(source, settings.levels, output)
+        report(output, as_json)
+        return
+    clips = read_clips(manifest, settings.sample_rate, "train")
+    held_out = read_clips(manifest, settings.sample_rate, "dev") if has_dev(manifest) else clips
+    if held_out is clips:
+        log("no recordings of split dev: validation listens to those of split train")
+    with Bar("fit acoustic", "steps", settings.training.max_steps) as bar:
+        fit_acoustic(clips, held_out, output, settings, resume=resume, progress=bar.step)
+    report(output, as_json)
+
+
+def take_codec(source: str, levels: int, output: Path) -> None:
+    """Copies a codec, with the levels to keep, into a tokenizer's folder."""
+    from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+    from triptych.training.files import atomic_folder
+
+    codec = AcousticTokenizer.load(source, levels)
+    with atomic_folder(output) as beside:
+        codec.save(beside)
+
+
+def read_config(kind: type[Any], config: str | None, overrides: list[str] | None, where: str) -> tuple[Any, bool]:
+    """The config record of a yaml file or name with overrides, and whether `resume=true` is among them."""
+    from triptych.training.config import build, load_tree
+
+    tree = load_tree(find_config(config), overrides or [])
+    resume = tree.pop("resume", False)
+    if not isinstance(resume, bool):
+        raise ValueError(f"{where}: resume={resume}: say true or false")
+    return build(kind, tree, where), resume
+
+
+def encoder_rate() -> int:
+    """Hz at which speech encoders hear."""
+    from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
+
+    return SAMPLE_RATE
+
+
+def has_dev(manifest: Path) -> bool:
+    """Whether any recording is held out for validation."""
+    from triptych.corpus.manifest import read_manifest
+
+    return any(recording.split == "dev" for recording in read_manifest(manifest))
+
+
+def read_clips(manifest: Path, sample_rate: int, split: Any) -> Any:
+    """Clips prepared as every other recording is, at another rate."""
+    from triptych.corpus.clips import ManifestClips
+    from triptych.tokenizers.spec import WaveformSpec
+
+    return ManifestClips(manifest, WaveformSpec(sample_rate), split)
+
+
+def report(folder: Path, as_json: bool) -> None:
+    """Says where the fitted tokenizer is, and what it is."""
+    from triptych.training.files import read_json
+
+    record = read_json(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else {}
+    if as_json:
+        result_json({"folder": str(folder), **record})
+        return
+    spec = record.get("spec", record)
+    shown = [f"{key} {spec[key]}" for key in ("name", "size", "levels", "fingerprint") if spec.get(key)]
+    result("  ".join([str(folder), *shown]))

@@ -1,0 +1,1 @@
+"""Recordings on disk: manifests, prepared clips, token shards and the order in which they are read."""

@@ -1,0 +1,222 @@
+"""The manifest: which recordings there are, what is said in them and by whom. A lhotse `CutSet`, a line a recording.
+
+    {"id": "b/7", "start": 0, "duration": 2.5, "channel": 0, "type": "MonoCut",
+     "recording":    {"sources": [{"type": "file", "channels": [0], "source": "wavs/b/7.flac"}], …},
+     "supervisions": [{"text": "Good morning.", "speaker": "b", …}],
+     "custom":       {"split": "train", …}}
+
+Audio paths are absolute, or relative to the manifest's folder. The format is lhotse's, and lhotse opens these files;
+reading a line needs only JSON, so nothing here imports it. Knows no audio beyond a file's header.
+"""
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from triptych.tokenizers.truncation import check_whole
+from triptych.training.files import atomic_file
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an audio file says of itself."""
+
+    sample_rate: int
+    """Hz"""
+    samples: int
+    """a channel, of the whole file"""
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One utterance: a whole audio file, or a part of one."""
+
+    id: str
+    path: Path
+    """of the audio file; absolute once read from a manifest"""
+    seconds: float
+    """of this utterance, before any preparation"""
+    text: str | None = None
+    speaker: str | None = None
+    split: Split = "train"
+    custom: dict[str, Any] = field(default_factory=dict)
+    """whatever else the source knew"""
+    start: float = 0.0
+    """seconds into the file"""
+    channel: int | None = None
+    """of the file; None: all are averaged"""
+    header: Header | None = None
+    """of the file; read from it when the manifest is written, where it is missing"""
+
+
+def read_header(path: Path) -> Header:
+    """The header of an audio file, without decoding it.
+
+    Raises:
+        ValueError: missing, or not an audio file.
+    """
+    import soundfile
+
+    check_whole(path)
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.strip(" .") or "damaged or cut short"
+        raise ValueError(f"{path}: not an audio file that can be read ({reason})") from None
+    return Header(int(info.samplerate), int(info.frames), int(info.channels))
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers from 1, each with its JSON object, or with the reason why it is none. `.gz` is unpacked.
+
+    Raises:
+        ValueError: no such file, or not text.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a JSONL file")
+    unpacked = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+    with unpacked as stream:
+        try:
+            for number, line in enumerate(stream, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                    yield number, row if isinstance(row, dict) else "not a JSON object"
+                except (json.JSONDecodeError, RecursionError) as error:
+                    yield number, f"not JSON ({error})"
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            raise ValueError(f"{path} is not a JSONL file that can be read: {error}") from None
+
+
+def read_manifest(path: Path) -> Iterator[Recording]:
+    """Recordings in the order of the file, lazily, audio paths made absolute.
+
+    Raises:
+        ValueError: missing, or a line that is not a cut of one audio file; names file and line.
+    """
+    folder = path.resolve().parent
+    for number, row in json_lines(path):
+        try:
+            if isinstance(row, str):
+                raise ValueError(row)
+            yield recording_of_cut(row, folder)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}: make a manifest with 'triptych prepare'") from None
+
+
+def recording_of_cut(cut: dict[str, Any], folder: Path) -> Recording:
+    """A lhotse cut as a `Recording`.
+
+    Raises:
+        ValueError: not a cut of a single audio file, or with several speakers.
+    """
+    if cut.get("type") not in ("MonoCut", "MultiCut"):
+        raise ValueError(f"not a manifest line (a lhotse cut), its type is {cut.get('type')!r}")
+    try:
+        header, source = header_of(cut["recording"])
+        custom = dict(cut.get("custom") or {})
+        text, speaker, more = merge_supervisions(cut.get("supervisions") or [])
+        split = custom.pop("split", "train")
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        mono = cut["type"] == "MonoCut" and header.channels > 1
+        return Recording(
+            id=str(cut["id"]),
+            path=folder / source,
+            seconds=float(cut["duration"]),
+            text=text,
+            speaker=speaker,
+            split=cast(Split, split),
+            custom=more | custom,
+            start=float(cut.get("start", 0.0)),
+            channel=int(cut["channel"]) if mono else None,
+            header=header,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a lhotse cut ({type(error).__name__}: {error})") from None
+
+
+def header_of(recording: dict[str, Any]) -> tuple[Header, str]:
+    """Header and path of a lhotse recording that is one untransformed file.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    sources = recording["sources"]
+    if len(sources) != 1 or sources[0]["type"] != "file":
+        raise ValueError("its recording is not one audio file: save it as one first")
+    if recording.get("transforms"):
+        raise ValueError("its recording has transforms (speed, tempo, resampling): save the audio first")
+    channels = len(sources[0]["channels"])
+    return Header(int(recording["sampling_rate"]), int(recording["num_samples"]), channels), str(sources[0]["source"])
+
+
+def merge_supervisions(supervisions: list[dict[str, Any]]) -> tuple[str | None, str | None, dict[str, Any]]:
+    """Text, speaker and the rest of what is said in one cut.
+
+    Raises:
+        ValueError: more than one speaker.
+    """
+    speakers = {str(item["speaker"]) for item in supervisions if item.get("speaker") is not None}
+    if len(speakers) > 1:
+        raise ValueError(f"{len(speakers)} speakers in one cut: split it first (lhotse: trim_to_supervisions)")
+    texts = [item["text"] for item in supervisions if item.get("text")]
+    more: dict[str, Any] = {}
+    for item in supervisions:
+        more |= {key: item[key] for key in ("language", "gender") if item.get(key) is not None}
+        more |= item.get("custom") or {}
+    return " ".join(texts) or None, next(iter(speakers), None), more
+
+
+def cut_of_recording(recording: Recording, folder: Path) -> dict[str, Any]:
+    """A `Recording` as a lhotse cut; paths under `folder` become relative to it."""
+    header = recording.header or read_header(recording.path)
+    path = recording.path.resolve()
+    several = recording.channel is None and header.channels > 1
+    channels = list(range(header.channels))
+    channel: Any = channels if several else recording.channel or 0
+    said = {
+        "id": recording.id, "recording_id": recording.id, "start": 0.0, "duration": recording.seconds,
+        "channel": channel, "text": recording.text, "speaker": recording.speaker,
+    }  # fmt: skip
+    return {
+        "id": recording.id,
+        "start": recording.start,
+        "duration": recording.seconds,
+        "channel": channel,
+        "supervisions": [{key: value for key, value in said.items() if value is not None}],
+        "recording": {
+            "id": recording.id,
+            "sources": [
+                {
+                    "type": "file",
+                    "channels": channels,
+                    "source": path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path),
+                }
+            ],
+            "sampling_rate": header.sample_rate,
+            "num_samples": header.samples,
+            "duration": header.samples / header.sample_rate,
+            "channel_ids": channels,
+        },
+        "custom": {**recording.custom, "split": recording.split},
+        "type": "MultiCut" if several else "MonoCut",
+    }
+
+
+def write_manifest(path: Path, recordings: Iterable[Recording]) -> int:
+    """Writes a manifest whole or not at all (`.gz` packs it), and returns the number of its lines."""
+    folder = path.resolve().parent
+    lines = [json.dumps(cut_of_recording(recording, folder), ensure_ascii=False) + "\n" for recording in recordings]
+    content = "".join(lines).encode()
+    with atomic_file(path) as beside:
+        beside.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    return len(lines)

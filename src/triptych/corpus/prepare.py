@@ -1,0 +1,187 @@
+"""From whatever lies on disk to a manifest, in one pass over the file headers.
+
+    1  a reader finds entries           readers.py
+    2  headers are read                 real length, rate and channels; what cannot be used is rejected
+    3  splits are dealt                 by a hash of the text, 96/2/2, where the source names none
+    4  manifest.jsonl, and manifest.rejected.jsonl with a reason a line
+
+The same sentence is never in two splits. Decodes audio only where it is asked to be strict.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from triptych.corpus.manifest import SPLITS, Recording, Split, read_header, write_manifest
+from triptych.corpus.readers import Found, found_in
+from triptych.tokenizers.waveform import SHORTEST_SECONDS, read_audio
+from triptych.training.files import atomic_file
+
+DEV_PERCENT = 2
+TEST_PERCENT = 2
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a manifest holds."""
+
+    manifest: Path
+    recordings: int
+    rejected: int
+    seconds: float
+    """of all recordings"""
+    speakers: int
+    with_text: int
+    splits: dict[str, int] = field(default_factory=dict)
+    """recordings a split"""
+    rejected_file: Path | None = None
+    """a JSON line for each rejected entry: where, reason; None where nothing was rejected"""
+    first_reason: str | None = None
+
+
+def rejected_path(manifest: Path) -> Path:
+    """manifest.jsonl[.gz] -> manifest.rejected.jsonl"""
+    return manifest.with_name(manifest.name.removesuffix(".gz").removesuffix(".jsonl") + ".rejected.jsonl")
+
+
+def prepare(source: Path, manifest: Path, *, strict: bool = False) -> Summary:
+    """Writes the manifest of `source`.
+
+    Args:
+        source: an LJSpeech folder, a folder of audio, a JSONL file, or a lhotse recordings or cuts file.
+        manifest: the file to write, .jsonl or .jsonl.gz.
+        strict: decode every file in full, and refuse the whole source if one entry cannot be used.
+    Raises:
+        ValueError: the source is none of these; the manifest exists; every entry was rejected; or strict, and one was.
+    """
+    if not manifest.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"{manifest}: name the manifest .jsonl or .jsonl.gz")
+    if manifest.exists():
+        raise ValueError(f"{manifest} exists already: name another manifest, or move it away first")
+    kept, rejected = sort_out(found_in(source), decode=strict)
+    rejected_file = rejected_path(manifest)
+    if rejected:
+        with atomic_file(rejected_file) as beside:
+            lines = [json.dumps({"where": f.where, "reason": f.reason}, ensure_ascii=False) for f in rejected]
+            beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        rejected_file.unlink(missing_ok=True)  # of an earlier try
+    if not kept and not rejected:
+        raise ValueError(
+            f"{source} holds no audio: give a folder of wav, flac, ogg, opus or mp3 files, or a JSONL file"
+        )
+    if rejected and (strict or not kept):
+        raise ValueError(
+            f"{source}: {len(rejected)} of {len(kept) + len(rejected)} entries cannot be used, the first is "
+            f"{rejected[0].where}: {rejected[0].reason} (all of them: {rejected_file})"
+        )
+    recordings = deal_splits(kept)
+    write_manifest(manifest, recordings)
+    return Summary(
+        manifest=manifest,
+        recordings=len(recordings),
+        rejected=len(rejected),
+        seconds=sum(r.seconds for r in recordings),
+        speakers=len({r.speaker for r in recordings if r.speaker is not None}),
+        with_text=sum(r.text is not None for r in recordings),
+        splits=dict(Counter(r.split for r in recordings)),
+        rejected_file=rejected_file if rejected else None,
+        first_reason=f"{rejected[0].where}: {rejected[0].reason}" if rejected else None,
+    )
+
+
+def sort_out(entries: Iterable[Found], decode: bool) -> tuple[list[Found], list[Found]]:
+    """Entries whose audio can be used, with headers; and the others, with reasons."""
+    kept: list[Found] = []
+    rejected: list[Found] = []
+    taken: dict[str, str] = {}
+    for entry in entries:
+        try:
+            if entry.recording is None:
+                raise ValueError(entry.reason)
+            recording = with_header(entry.recording)
+            if recording.id in taken:
+                raise ValueError(f"its id '{recording.id}' is that of {taken[recording.id]}: give each another 'id'")
+            if decode:
+                listen(recording)
+        except ValueError as error:
+            rejected.append(replace(entry, recording=None, reason=str(error)))
+        else:
+            taken[recording.id] = entry.where
+            kept.append(replace(entry, recording=recording))
+    return kept, rejected
+
+
+def with_header(recording: Recording) -> Recording:
+    """`recording` with the header and the length that its file really has.
+
+    Raises:
+        ValueError: not an audio file, too short, or a part that lies beyond its end.
+    """
+    header = read_header(recording.path)
+    whole = recording.header is None or (recording.start == 0 and abs(recording.seconds - _seconds(recording)) < 1e-3)
+    seconds = header.samples / header.sample_rate - recording.start
+    if not whole:
+        if seconds < recording.seconds - 0.05:
+            raise ValueError(f"{recording.path}: ends before {recording.start + recording.seconds:.2f} s")
+        seconds = min(seconds, recording.seconds)
+    if seconds < SHORTEST_SECONDS:
+        raise ValueError(f"{recording.path}: {seconds:.3f} s is too short; give at least {SHORTEST_SECONDS} s")
+    return replace(recording, header=header, seconds=seconds)
+
+
+def _seconds(recording: Recording) -> float:
+    assert recording.header is not None
+    return recording.header.samples / recording.header.sample_rate
+
+
+def listen(recording: Recording) -> None:
+    """Decodes a file in full.
+
+    Raises:
+        ValueError: it cannot be decoded, holds no numbers, or is silent throughout.
+    """
+    waveform, _ = read_audio(recording.path, recording.start, recording.seconds, recording.channel)
+    if float(np.abs(waveform).max()) < 1e-4:
+        raise ValueError(f"{recording.path}: silence throughout")
+
+
+def deal_splits(entries: list[Found]) -> list[Recording]:
+    """Entries without a split get one by the hash of their text (of their id, where there is no text).
+
+    Where the source names no split at all, dev and test get the lowest hashes rather than nothing.
+    """
+    recordings = [entry.recording for entry in entries if entry.recording is not None]
+    if all(entry.has_split for entry in entries):
+        return recordings
+    shares = {key: _share(key) for key in map(_said, recordings)}
+    dealt: dict[str, Split] = {key: _split_of(share) for key, share in shares.items()}
+    if not any(entry.has_split for entry in entries) and len(dealt) >= len(SPLITS):
+        in_order = sorted(dealt, key=lambda key: shares[key])
+        for split in ("test", "dev"):
+            if split not in dealt.values():
+                dealt[next(key for key in in_order if dealt[key] == "train")] = split
+    return [
+        recording if entry.has_split else replace(recording, split=dealt[_said(recording)])
+        for entry, recording in zip(entries, recordings, strict=True)
+    ]
+
+
+def _said(recording: Recording) -> str:
+    return " ".join((recording.text or recording.id).casefold().split())
+
+
+def _share(key: str) -> float:
+    """In [0, 100), the same on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 * 100
+
+
+def _split_of(share: float) -> Split:
+    if share < TEST_PERCENT:
+        return "test"
+    return "dev" if share < TEST_PERCENT + DEV_PERCENT else "train"

@@ -1,0 +1,77 @@
+"""Ears: whatever turns a recording into words. Exchangeable; `load_recogniser` picks one by what the name is.
+
+    hub id, transformers folder      transformers' speech recognition pipeline (Whisper, or any CTC model)
+    CTranslate2 folder               faster-whisper, where it is installed
+
+Knows no texts that should be heard.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from triptych.tokenizers.waveform import Waveform, resample
+
+DEFAULT = "openai/whisper-base.en"
+SAMPLE_RATE = 16_000
+"""Hz, that every ear here hears at"""
+WINDOW_SECONDS = 30.0
+"""what Whisper hears at once"""
+
+
+class Recogniser(Protocol):
+    def hear(self, waveform: Waveform, sample_rate: int) -> str:
+        """The words in a waveform [N]; empty where none are heard."""
+
+
+def load_recogniser(name: str) -> Recogniser:
+    """The recogniser that a folder or a hub id means.
+
+    Raises:
+        ValueError: a folder of neither kind, or one that needs a package that is missing.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return TransformersRecogniser(name)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no recogniser: it has no config.json")
+    if "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+        return TransformersRecogniser(name)
+    try:
+        return FasterWhisper(folder)
+    except ModuleNotFoundError:
+        raise ValueError(f"{folder} is a CTranslate2 model: pip install faster-whisper") from None
+
+
+class TransformersRecogniser:
+    """A Whisper or CTC model through transformers, greedy."""
+
+    def __init__(self, name: str) -> None:
+        from transformers import pipeline
+
+        self.pipeline: Any = pipeline("automatic-speech-recognition", model=name)
+        config = self.pipeline.model.generation_config if self.pipeline.type == "seq2seq_whisper" else None
+        self.whisper = config is not None
+        self.language = {"language": "en", "task": "transcribe"} if getattr(config, "is_multilingual", False) else {}
+
+    def hear(self, waveform: Waveform, sample_rate: int) -> str:
+        sound = {"raw": resample(waveform, sample_rate, SAMPLE_RATE), "sampling_rate": SAMPLE_RATE}
+        if not self.whisper:
+            return str(self.pipeline(sound)["text"]).strip()
+        long = len(waveform) > WINDOW_SECONDS * sample_rate
+        heard = self.pipeline(sound, return_timestamps=long, generate_kwargs={**self.language, "num_beams": 1})
+        return str(heard["text"]).strip()
+
+
+class FasterWhisper:
+    """A Whisper model in CTranslate2's format."""
+
+    def __init__(self, folder: Path) -> None:
+        from faster_whisper import WhisperModel
+
+        self.model: Any = WhisperModel(str(folder))
+
+    def hear(self, waveform: Waveform, sample_rate: int) -> str:
+        sound = resample(waveform, sample_rate, SAMPLE_RATE)
+        parts, _ = self.model.transcribe(sound, language="en", temperature=0.0, condition_on_previous_text=False)
+        return " ".join(part.text.strip() for part in parts)

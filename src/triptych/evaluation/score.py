@@ -1,0 +1,117 @@
+"""Word error: what a recogniser hears in a recording against what should be said.
+
+    {"audio": "a.wav", "text": "Twenty-two cats."} ─▶ hear "22 cats" ─▶ normalise both ─▶ 0 errors of 2 words
+
+Both sides pass through Whisper's English normaliser (Radford et al. 2022, appendix C), so that numbers count as heard.
+Knows no cascade: any recordings can be judged.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triptych.evaluation.recogniser import Recogniser
+from triptych.tokenizers.waveform import read_audio
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recording, and what should be heard in it."""
+
+    audio: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A recording as it was heard."""
+
+    audio: Path
+    text: str
+    heard: str
+    """normalised"""
+    errors: int
+    """words wrong, missing or too many"""
+    words: int
+    """of the normalised text"""
+
+
+@dataclass(frozen=True)
+class Total:
+    errors: int
+    words: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Judged]) -> "Total":
+        return cls(sum(row.errors for row in rows), sum(row.words for row in rows))
+
+    @property
+    def word_error(self) -> float:
+        """Errors a word; above 1 where more is heard than is said."""
+        return self.errors / max(1, self.words)
+
+
+def read_list(path: Path) -> list[Row]:
+    """The rows of a JSONL file; audio is relative to it, or to the working folder.
+
+    Raises:
+        ValueError: a line that is no row, a recording that is missing, or no line at all.
+        ModuleNotFoundError: the extra `eval` is not installed.
+    """
+    import jiwer  # noqa: F401  (so that its absence is known before hours of listening)
+
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = _row(line)
+        if row is None:
+            raise ValueError(f'{path}, line {number}: give {{"audio": …, "text": …}} with a text that has words')
+        audio = next((file for file in (path.parent / row.audio, row.audio) if file.is_file()), None)
+        if audio is None:
+            raise ValueError(f"{path}, line {number}: no file {path.parent / row.audio}")
+        rows.append(Row(audio, row.text))
+    if not rows:
+        raise ValueError(f"{path} has no line")
+    return rows
+
+
+def _row(line: str) -> Row | None:
+    try:
+        found: Any = json.loads(line)
+        return Row(Path(found["audio"]), found["text"]) if any(c.isalnum() for c in found["text"]) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def normaliser() -> Callable[[str], str]:
+    """Lower case, no punctuation, numbers as digits, contractions written out."""
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    normalise = EnglishTextNormalizer({})
+    return lambda text: " ".join(str(normalise(text)).split())
+
+
+def word_errors(rows: Sequence[Row], recogniser: Recogniser) -> Iterator[Judged]:
+    """Judges recording after recording.
+
+    Raises:
+        ValueError: a recording that cannot be read.
+    """
+    normalise = normaliser()
+    for row in rows:
+        waveform, rate = read_audio(row.audio)
+        wanted, heard = normalise(row.text), normalise(recogniser.hear(waveform, rate))
+        yield Judged(row.audio, row.text, heard, count_errors(wanted, heard), len(wanted.split()))
+
+
+def count_errors(wanted: str, heard: str) -> int:
+    """Substitutions, deletions and insertions between two normalised texts."""
+    import jiwer
+
+    if not wanted or not heard:
+        return len(wanted.split()) + len(heard.split())
+    found = jiwer.process_words(wanted, heard)
+    return int(found.substitutions + found.deletions + found.insertions)

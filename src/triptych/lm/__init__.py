@@ -1,0 +1,1 @@
+"""The language model: ids in, ids out. Knows vocabularies, transformers and sampling, nothing of sound."""

@@ -1,0 +1,103 @@
+"""The key-value cache: what attention has seen, kept so that each new id costs one step.
+
+    capacity  |----------------------------------|     preallocated once, never grows
+    filled    |===============|                        attention reads this prefix and nothing more
+    start       pad pad|======|                        a row with a shorter prompt is padded on the left and masked
+
+Invariant: all rows are filled equally far. Knows neither ids nor layers' weights.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from triptych.lm.transformer import TransformerConfig
+
+
+class Cache:
+    """Keys and values of every layer, [layers, B, kv_heads, capacity, head_dim] each."""
+
+    def __init__(self, keys: Tensor, values: Tensor, start: Tensor | None = None) -> None:
+        self.keys = keys
+        self.values = values
+        self.filled = 0
+        """steps written; the position on the sequence axis where the next one goes"""
+        self.positions = torch.zeros(keys.shape[1], self.capacity, device=keys.device)
+        """[B, capacity] positions of the keys; written only for ALiBi"""
+        self.valid: Tensor | None = None
+        """bool [B, capacity], False at the padding on the left; None: no row has any"""
+        if start is not None:
+            self.valid = torch.arange(self.capacity, device=keys.device) >= start.to(keys.device)[:, None]
+        self._layers = list(zip(keys.unbind(0), values.unbind(0), strict=True))
+
+    @classmethod
+    def make(
+        cls,
+        config: "TransformerConfig",
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        start: Tensor | None = None,
+    ) -> "Cache":
+        """An empty cache for `capacity` steps of `batch` rows.
+
+        Args:
+            start: int [B], the first valid step of each row: rows with shorter prompts are padded on the left.
+        """
+        shape = (config.layers, batch, config.num_kv_heads, capacity, config.head_size)
+        keys, values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
+        return cls(keys, values, start)
+
+    @property
+    def batch(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def reserve(self, steps: int) -> None:
+        """Makes sure that `steps` more fit.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if self.filled + steps > self.capacity:
+            raise ValueError(
+                f"the key-value cache has {self.capacity} steps, {self.filled} taken: {steps} more do not fit: "
+                "make it with a larger capacity"
+            )
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes one layer's new steps [B, kv_heads, S, head_dim]; returns all so far [B, kv_heads, filled + S, …]."""
+        all_keys, all_values = self._layers[layer]
+        steps = keys.shape[2]
+        all_keys.narrow(2, self.filled, steps).copy_(keys)
+        all_values.narrow(2, self.filled, steps).copy_(values)
+        length = self.filled + steps
+        return all_keys.narrow(2, 0, length), all_values.narrow(2, 0, length)
+
+    def advance(self, steps: int) -> None:
+        """Counts the steps that every layer has written."""
+        self.filled += steps
+
+    def mask(self, steps: int) -> Tensor | None:
+        """Which keys the next queries may read: bool [B or 1, 1, steps, filled + steps], or None: all, causally.
+
+        None is returned when plain causal attention (or a single query that reads everything) says the same. Padding
+        reads itself alone, so that no softmax is empty.
+        """
+        length = self.filled + steps
+        if self.valid is None and (steps == 1 or self.filled == 0):
+            return None
+        if steps == 1 and self.valid is not None:
+            return self.valid[:, None, None, :length]
+        causal = torch.ones(steps, length, dtype=torch.bool, device=self.keys.device).tril(self.filled)
+        if self.valid is None:
+            return causal[None, None]
+        itself = torch.zeros_like(causal)
+        itself.diagonal(self.filled).fill_(True)
+        return ((causal & self.valid[:, None, :length]) | itself)[:, None]

@@ -1,0 +1,252 @@
+"""THE training loop: drives anything that has `loss(batch)`. Knows nothing of audio, tokens or stages.
+
+    for step in 1..N:
+      1  micro_batches = batches(step)            a pure function of the step: resuming needs one number
+      2  seed torch with (seed, step)             dropout is a pure function of the step as well
+      3  loss(micro_batch).backward()             weighted by the number of targets in each
+      4  clip, set the learning rate, AdamW
+      5  every so often: log, validate, checkpoint
+
+Hence a run that was killed and resumed gives the losses and weights of one left alone, bit for bit on a CPU.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from triptych.training.config import TrainingConfig
+from triptych.training.run import RunFolder, find_checkpoint, prune_checkpoints, restore, write_checkpoint
+
+Batches = Callable[[int], Sequence[Any]]
+"""step (from 1) -> its micro-batches. Pure: the same step gives the same micro-batches in every process."""
+
+
+class Trainee(Protocol):
+    """An `nn.Module` with a loss."""
+
+    def loss(self, batch: Any) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        """Mean loss of a micro-batch, and what to log. `targets`, if among the metrics, is its weight."""
+
+
+class Validate(Protocol):
+    def __call__(self, step: int, run: RunFolder) -> Mapping[str, float]:
+        """Metrics on held-out data, `loss` among them; called in eval mode without gradients."""
+
+
+class TrainingStopped(RuntimeError):
+    """A signal asked for the end; a checkpoint was written. The message is one line for the user."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last good checkpoint is kept. The message is one line for the user."""
+
+
+def pick_device(name: str) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then cosine down to `final_ratio` at the last step. `step` counts from 1."""
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    floor = config.final_ratio
+    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW, with weight decay on everything that has two axes or more."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bf16")
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    config: TrainingConfig,
+    run: RunFolder,
+    record: Mapping[str, Any],
+    *,
+    validate: Validate | None = None,
+    resume: bool = False,
+    progress: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Path:
+    """Trains `model` (a Trainee) up to `config.max_steps` and returns its last checkpoint.
+
+    Args:
+        record: what `stage.json` says about the model; its owner can build the model from it again.
+        resume: go on from the run's latest checkpoint.
+        progress: called after each step with the step and its metrics.
+    Raises:
+        TrainingError: a loss that is not a number.
+        TrainingStopped: SIGTERM or Ctrl-C, once the step in progress is saved.
+        ValueError: `resume` without a checkpoint, or a checkpoint without `resume`.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    model.to(device)
+    optimizer = make_optimizer(model, config)
+    step = restore(find_checkpoint(run.path), model, optimizer) if resume else 0
+    if not resume and (run.path / "latest").exists():
+        raise ValueError(f"{run.path} holds a run already: add resume=true to go on with it, or name another folder")
+    best = _best_so_far(run.path)
+    folder = find_checkpoint(run.path) if resume else run.path
+    model.train()
+    clock = _Clock()
+    with _StopSignal() as stop, ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(batches, step + 1)
+        while step < config.max_steps:
+            step += 1
+            waited = time.monotonic()
+            micro_batches = ahead.result()
+            clock.waited += time.monotonic() - waited
+            if step < config.max_steps:
+                ahead = reader.submit(batches, step + 1)
+            metrics = _step(model, optimizer, micro_batches, config, device, step)
+            clock.add(metrics)
+            if progress:
+                progress(step, metrics)
+            last = step == config.max_steps or stop.asked
+            if step % config.log_every == 0 or last:
+                run.log(step, "train", clock.read(learning_rate(step, config)))
+            improved = False
+            if validate and (step % config.validate_every == 0 or step == config.max_steps):
+                values = _validate(model, validate, step, run, device, config)
+                improved, best = values["loss"] < best, min(best, values["loss"])
+                clock.restart()
+            if step % config.checkpoint_every == 0 or last or improved:
+                folder = write_checkpoint(run.path, step, model, optimizer, record, best=improved)
+                prune_checkpoints(run.path, config.keep_last)
+            if stop.asked:
+                raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
+    return folder
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[Any],
+    config: TrainingConfig,
+    device: torch.device,
+    step: int,
+) -> dict[str, float]:
+    torch.manual_seed(config.seed * 1_000_003 + step)
+    rate = learning_rate(step, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    total = 0.0
+    for micro_batch in micro_batches:
+        with autocast(device, config.dtype):
+            loss, metrics = model.loss(micro_batch)  # type: ignore[operator]
+        weight = float(metrics.get("targets", 1.0))
+        (loss * weight).backward()
+        total += weight
+        for name, value in {"loss": loss.detach(), **metrics}.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * weight
+            weights[name] = weights.get(name, 0.0) + weight
+    averaged = {name: value / weights[name] for name, value in sums.items()} | {"targets": total}
+    if not math.isfinite(averaged["loss"]):
+        raise TrainingError(f"the loss of step {step} is {averaged['loss']}: the last checkpoint is whole; lower the rate")
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.div_(total)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**averaged, "gradient_norm": float(norm)}
+
+
+def _validate(
+    model: nn.Module, validate: Validate, step: int, run: RunFolder, device: torch.device, config: TrainingConfig
+) -> Mapping[str, float]:
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(device, config.dtype):
+            values = validate(step, run)
+    finally:
+        model.train()
+    run.log(step, "validation", values)
+    return values
+
+
+def _best_so_far(run: Path) -> float:
+    import json
+
+    losses = [math.inf]
+    for line in open(run / "metrics.jsonl", encoding="utf-8"):
+        row = json.loads(line)
+        if row["kind"] == "validation":
+            losses.append(row["loss"])
+    return min(losses)
+
+
+class _Clock:
+    """Means of the metrics since the last line, and rates."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.began, self.waited, self.count = time.monotonic(), 0.0, 0
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}  # a metric need not be there at every step
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        self.count += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def read(self, rate: float) -> dict[str, float]:
+        seconds = max(1e-9, time.monotonic() - self.began)
+        values = {name: value / self.counts[name] for name, value in self.sums.items()}
+        values |= {"learning_rate": rate, "seconds_per_step": seconds / max(1, self.count)}
+        values["loader_wait_share"] = self.waited / seconds
+        values["targets_per_second"] = self.sums.get("targets", 0.0) / seconds
+        self.restart()
+        return values
+
+
+class _StopSignal:
+    """SIGTERM and Ctrl-C ask for a checkpoint after the step in progress; a second one ends at once."""
+
+    asked = False
+
+    def __enter__(self) -> "_StopSignal":
+        self._before: dict[int, Any] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # only the main thread may set handlers
+                pass
+        return self
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,173 @@
+"""A run folder: one place that a training run owns, and all that it leaves there.
+
+    runs/semantic/
+      config.yaml               resolved: what was said, with every default
+      metrics.jsonl             a line each log, validation and checkpoint
+      events.out.tfevents…      the same for TensorBoard, with sound
+      lock                      host and pid of the process that writes here
+      latest, best              name of a checkpoint, replaced atomically
+      checkpoints/step-00001000/
+        stage.json              what the model is; written by its owner
+        model.safetensors       its weights and buffers
+        trainer/                optimiser moments and counters, for resuming
+
+Two runs cannot write one folder. Knows nothing of what is trained.
+"""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_model, save_file, save_model
+from torch import nn
+
+from triptych.training.files import atomic_file, atomic_folder, read_json, write_json
+
+
+class RunFolder:
+    """Owns `path` until closed.
+
+    Raises:
+        ValueError: another living process owns it.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if config is not None:
+            import yaml
+
+            with atomic_file(path / "config.yaml") as beside:
+                beside.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+        self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")
+        self._writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(path))
+        except ImportError:  # TensorBoard is part of the extra `train`; metrics.jsonl holds the same numbers
+            pass
+
+    def _take_lock(self) -> None:
+        lock = self.path / "lock"
+        mine = {"host": socket.gethostname(), "pid": os.getpid()}
+        try:
+            with open(lock, "x", encoding="utf-8") as stream:
+                json.dump(mine, stream)
+            return
+        except FileExistsError:
+            owner = read_json(lock)
+        here = owner.get("host") == mine["host"]
+        if not here or _alive(int(owner["pid"])):
+            raise ValueError(
+                f"{self.path} belongs to process {owner['pid']} on {owner['host']}: "
+                f"choose another run folder, or remove {lock} if that process is gone"
+            )
+        write_json(lock, mine)
+
+    def log(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Appends one line to metrics.jsonl, and the same scalars to TensorBoard."""
+        self._metrics.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._metrics.flush()
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def sound(self, step: int, name: str, waveform: torch.Tensor, sample_rate: int) -> None:
+        """A mono waveform [N] in [-1, 1] for TensorBoard's audio tab."""
+        if self._writer:
+            self._writer.add_audio(name, waveform.detach().cpu()[None].clamp(-1, 1), step, sample_rate)
+
+    def close(self) -> None:
+        self._metrics.close()
+        if self._writer:
+            self._writer.close()
+        (self.path / "lock").unlink(missing_ok=True)
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_checkpoint(
+    run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, record: Mapping[str, Any], *, best: bool
+) -> Path:
+    """Writes `checkpoints/step-N` whole, then points `latest` (and `best`) at it."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_folder(folder) as beside:
+        write_json(beside / "stage.json", {**record, "step": step})
+        save_model(model, str(beside / "model.safetensors"))  # tied weights are kept once
+        (beside / "trainer").mkdir()
+        save_file(_moments(model, optimizer), beside / "trainer" / "optimizer.safetensors")
+    for pointer in ("latest", "best") if best else ("latest",):
+        with atomic_file(run / pointer) as beside:
+            beside.write_text(folder.name)
+    return folder
+
+
+def prune_checkpoints(run: Path, keep_last: int) -> None:
+    """Removes all but the newest `keep_last` checkpoints and the best one."""
+    names = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
+    best = (run / "best").read_text() if (run / "best").exists() else None
+    for name in names[: -max(1, keep_last)]:
+        if name != best:
+            shutil.rmtree(run / "checkpoints" / name)
+
+
+def find_checkpoint(path: Path, which: str = "latest") -> Path:
+    """The checkpoint folder that `path` means: itself, or the `latest` or `best` one of a run folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (path / "stage.json").exists():
+        return path
+    for pointer in (which, "latest"):
+        if (path / pointer).exists():
+            return path / "checkpoints" / (path / pointer).read_text().strip()
+    raise ValueError(f"{path} holds no checkpoint: name a run folder, or one of its checkpoints/step-…")
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Loads weights and moments in place; returns the step that they were saved after."""
+    load_model(model, folder / "model.safetensors")
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as stored:
+        keys = set(stored.keys())
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                name = names[parameter]
+                if f"exp_avg.{name}" in keys:
+                    optimizer.state[parameter] = {
+                        key: stored.get_tensor(f"{key}.{name}").to("cpu" if key == "step" else parameter.device)
+                        for key in ("step", "exp_avg", "exp_avg_sq")
+                    }
+    return int(read_json(folder / "stage.json")["step"])
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    moments = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            moments[f"{key}.{name}"] = value.detach().cpu().contiguous().clone()
+    return moments

@@ -1,0 +1,196 @@
+"""A bundle: one folder with the three stages and their tokenizers, for `Cascade.load`.
+
+    bundle/
+      bundle.json                     format, settings, checksums; written last
+      stages/semantic/                stage.json, model.safetensors (float16); likewise coarse/ and fine/
+      tokenizers/                     text/, semantic/, acoustic/, waveform.json
+      voices.json                     name -> what the voice says
+      voices/NAME.safetensors         its semantic tokens [T] and codes [Q, T']
+
+Invariant: file names are fixed here; no path is read from a bundle's JSON. No pickle. Knows no generation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from triptych.stages.three import STAGES, AnyStage, read_stage
+from triptych.tokenizers.spec import check_same
+from triptych.tokenizers.trio import Tokenizers
+from triptych.training.files import atomic_folder, file_digest, read_json, write_json
+from triptych.training.run import find_checkpoint
+
+FORMAT = 1
+SHORTEST_VOICE = 0.5
+LONGEST_VOICE = 30.0
+"""seconds, of a voice prompt"""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A clip of somebody's voice, tokenized; whole beats long."""
+
+    semantic: NDArray[np.uint16]
+    """[T]"""
+    codes: NDArray[np.uint16]
+    """[Q, T']"""
+    text: str | None
+    """what is said in it, if known"""
+
+
+def hear_voice(tokenizers: Tokenizers, path: Path, text: str | None) -> Voice:
+    """A voice prompt from a recording.
+
+    Raises:
+        ValueError: no audio, silence, or not between 0.5 and 30 seconds long.
+    """
+    prepared = tokenizers.prepare_file(path)
+    seconds = len(prepared.waveform) / tokenizers.waveform.sample_rate
+    if not SHORTEST_VOICE <= seconds <= LONGEST_VOICE:
+        raise ValueError(f"{path}: {seconds:.1f} s; a voice prompt has {SHORTEST_VOICE} to {LONGEST_VOICE:.0f} s: cut it")
+    tokens = tokenizers.tokens(prepared)
+    return Voice(tokens.semantic, tokens.codes, text)
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    semantic: Path,
+    coarse: Path,
+    fine: Path,
+    tokenizers: Path,
+    voices: Mapping[str, tuple[Path, str | None]],
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Joins three run folders (their best checkpoint) or checkpoints with their tokenizers.
+
+    Args:
+        voices: name to a recording and what is said in it.
+        settings: how this cascade is best sampled; a plain tree of `cascade.Settings`.
+    Raises:
+        ValueError: the folder exists, or a stage was trained on tokens of other tokenizers.
+    """
+    from triptych.stages.cascade import Settings
+    from triptych.training.config import build
+
+    sources = {
+        name: find_checkpoint(path, "best") for name, path in {"semantic": semantic, "coarse": coarse, "fine": fine}.items()
+    }
+    loaded = Tokenizers.load(tokenizers)
+    for name, source in sources.items():
+        _check_stage(name, read_stage(source), loaded, source)
+    build(Settings, dict(settings or {}), "settings of the bundle")
+    with atomic_folder(folder) as beside:
+        for name, source in sources.items():
+            place = beside / "stages" / name
+            place.mkdir(parents=True)
+            write_json(place / "stage.json", read_json(source / "stage.json"))
+            save_file({k: _shipped(v) for k, v in load_file(source / "model.safetensors").items()}, place / "model.safetensors")
+        for part in ("text", "semantic", "acoustic"):
+            if (tokenizers / part).is_dir():
+                copytree(tokenizers / part, beside / "tokenizers" / part)
+        write_json(beside / "tokenizers" / "waveform.json", _asdict(loaded.waveform))
+        (beside / "voices").mkdir()
+        for name, (path, text) in voices.items():
+            voice = hear_voice(loaded, path, text)
+            save_arrays({"semantic": voice.semantic, "codes": voice.codes}, beside / "voices" / f"{_plain_name(name)}.safetensors")
+        write_json(beside / "voices.json", {name: text for name, (_, text) in voices.items()})
+        files = {str(file.relative_to(beside)): file_digest(file) for file in sorted(beside.rglob("*")) if file.is_file()}
+        write_json(beside / "bundle.json", {"format": FORMAT, "settings": dict(settings or {}), "files": files})
+
+
+def _shipped(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def _asdict(record: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(record)
+
+
+def _plain_name(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 64:
+        raise ValueError(f"voice name '{name}': use letters, digits, '-' and '_'")
+    return name
+
+
+def _check_stage(name: str, stage: AnyStage, tokenizers: Tokenizers, where: Path) -> None:
+    if stage.name != name:
+        raise ValueError(f"{where} holds a {stage.name} stage, not a {name} stage")
+    specs = tokenizers.specs
+    check_same(stage.specs.semantic, specs["semantic"], str(where))
+    check_same(stage.specs.acoustic, specs["acoustic"], str(where))
+    if stage.specs.text and name == "semantic":
+        if "text" not in specs:
+            raise ValueError(f"{where} was trained with text, but these tokenizers have none")
+        check_same(stage.specs.text, specs["text"], str(where))
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """bundle.json.
+
+    Raises:
+        ValueError: no bundle there, or one of a newer format.
+    """
+    if not (folder / "bundle.json").exists():
+        raise ValueError(f"{folder} is no bundle: it has no bundle.json; `triptych bundle` makes one")
+    record: dict[str, Any] = read_json(folder / "bundle.json")
+    if record.get("format") != FORMAT:
+        raise ValueError(f"{folder} is a bundle of format {record.get('format')}, not {FORMAT}: use another triptych version")
+    return record
+
+
+def read_voices(folder: Path) -> dict[str, Voice]:
+    """The named voices of a bundle, in its order."""
+    voices = {}
+    for name, text in read_json(folder / "voices.json").items():
+        arrays = load_arrays(folder / "voices" / f"{_plain_name(name)}.safetensors")
+        voices[name] = Voice(arrays["semantic"], arrays["codes"], text)
+    return voices
+
+
+def check_bundle(folder: Path, tokenizers: Tokenizers, stages: Mapping[str, AnyStage]) -> None:
+    """Refuses stages that do not belong to the tokenizers beside them."""
+    for name in STAGES:
+        _check_stage(name, stages[name], tokenizers, folder / "stages" / name)
+
+
+def verify_bundle(folder: Path) -> None:
+    """Reads every file.
+
+    Raises:
+        ValueError: a file is missing or its bytes are not those that were written; names the first.
+    """
+    for name, digest in read_bundle(folder)["files"].items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise ValueError(f"{folder}: {name} is missing")
+        if file_digest(path) != digest:
+            raise ValueError(f"{folder}: {name} is damaged: copy or make the bundle again")
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What a bundle holds: stages, tokenizers, voices, settings, bytes."""
+    record = read_bundle(folder)
+    stages = {}
+    for name in STAGES:
+        stage = read_json(folder / "stages" / name / "stage.json")
+        stages[name] = {"step": stage.get("step"), "config": stage["config"]}
+    specs = read_stage(folder / "stages" / "semantic").specs
+    return {
+        "stages": stages,
+        "tokenizers": {kind: spec for kind, spec in specs.to_json().items() if spec},
+        "voices": read_json(folder / "voices.json"),
+        "settings": record["settings"],
+        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+    }

@@ -1,0 +1,1 @@
+"""Stage 2: semantic tokens to the first codec levels; who says it, and where."""

@@ -1,0 +1,136 @@
+"""The sequence of the coarse stage, in its two layouts.
+
+Aligned (default): one causal step a codec frame. Here 1 : 2 rates, two coarse levels.
+
+    semantic       s0      s1      s2      s3          a small bidirectional encoder reads them,
+                   │ ╲     │ ╲     │ ╲     │ ╲         one state a codec frame
+    frame f        0   1   2   3   4   5   6   7
+    goes in      start a0  a1  a2  a3  a4  a5  a6      codes of the frame before, levels summed
+    comes out      a0  a1  a2  a3  a4  a5  a6  a7      level 0; then level 1, which sees the id just chosen for level 0
+    voice prompt  |v   v   v|  .   .   .   .   .       the first frames are given, and flagged; no loss on them
+
+Flattened (AudioLM's): [bos] s s s s [sep] a00 a01 a10 a11 …, t-major, level-minor (a frame's levels side by side), with
+positions counted in time: semantic frame t and the codes that sound with it lie at a constant distance.
+Knows no model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import nn
+
+from triptych.lm.transformer import TransformerConfig
+from triptych.lm.vocabulary import Block, Vocabulary
+from triptych.stages.span import PromptConfig, Span, draw_span
+from triptych.stages.speech import Speech, Tokens
+from triptych.stages.stage import Batch, Specs, pad
+from triptych.training.config import STRICT
+
+
+@config_dataclass(frozen=True, config=STRICT)
+class CoarseConfig:
+    """The coarse stage: its model, and how its rows are drawn."""
+
+    layout: Literal["aligned", "flattened"] = "aligned"
+    """one step a frame, or one step a code"""
+    levels: int = 2
+    """coarse levels; the fine stage makes the rest"""
+    transformer: TransformerConfig = TransformerConfig(dim=768, layers=12, heads=12)
+    """the causal transformer over codes"""
+    encoder_layers: int = 2
+    """of the bidirectional encoder of semantic tokens; aligned layout only"""
+    prompt: PromptConfig = PromptConfig()
+    """the voice prompt, and the length of a row"""
+    code_noise: float = 0.05
+    """share of past codes that training replaces by random ones, against drift"""
+
+
+@dataclass(frozen=True)
+class Flattening:
+    """The flattened layout: where each code lies, and back."""
+
+    levels: int
+    vocabulary: Vocabulary
+    semantic_per_beat: int
+    acoustic_per_beat: int
+
+    @classmethod
+    def of(cls, config: CoarseConfig, specs: Specs) -> "Flattening":
+        blocks = [Block("bos", 1), Block("sep", 1), Block("semantic", specs.semantic.size)]
+        blocks += [Block(f"level{q}", specs.acoustic.size) for q in range(config.levels)]
+        grid = specs.grid
+        return cls(config.levels, Vocabulary(tuple(blocks)), grid.semantic_per_beat, grid.acoustic_per_beat)
+
+    def flatten(self, codes: Tokens) -> NDArray[np.int64]:
+        """codes [levels, T'] to ids [T' · levels], t-major, level-minor."""
+        rows = [self.vocabulary.ids(f"level{q}", codes[q].astype(np.int64)) for q in range(self.levels)]
+        return np.stack(rows, axis=1).reshape(-1) if rows[0].size else np.zeros(0, np.int64)
+
+    def unflatten(self, ids: NDArray[np.int64]) -> Tokens:
+        """Undoes `flatten`; a frame that is not whole is dropped."""
+        frames = ids[: len(ids) // self.levels * self.levels].reshape(-1, self.levels)
+        return np.stack([self.vocabulary.tokens(f"level{q}", frames[:, q]) for q in range(self.levels)]).astype(np.uint16)
+
+    def legal(self) -> torch.Tensor:
+        """bool [levels, V]: row i mod levels holds for new id i."""
+        return torch.stack([self.vocabulary.legal(f"level{q}") for q in range(self.levels)])
+
+    def prefix(self, semantic: Tokens) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """[bos] s s s … [sep] and their positions; time counts codec steps of `levels` ids."""
+        v = self.vocabulary
+        ids = np.concatenate([[v.id("bos")], v.ids("semantic", semantic.astype(np.int64)), [v.id("sep")]])
+        stretch = self.levels * self.acoustic_per_beat / self.semantic_per_beat
+        return ids, np.concatenate([[0], 1 + np.arange(len(semantic)) * stretch, [0]]).astype(np.float32)
+
+    def position_of(self, i: int) -> float:
+        """Of id i after [sep]."""
+        return 1.0 + i
+
+
+@dataclass(frozen=True)
+class CoarseStage:
+    """Semantic tokens to the first codec levels."""
+
+    name: ClassVar[str] = "coarse"
+    conditions: ClassVar[tuple[str, ...]] = ("semantic", "prompt")
+    config: CoarseConfig
+    specs: Specs
+
+    def measured(self, speech: Speech) -> "CoarseStage":
+        return self
+
+    def model(self) -> nn.Module:
+        from triptych.stages.coarse.model import AlignedModel, FlattenedModel
+
+        kind = AlignedModel if self.config.layout == "aligned" else FlattenedModel
+        return kind(self.config, self.specs)
+
+    def usable(self, speech: Speech) -> list[int]:
+        return [index for index in speech.indices if speech.beats(index)]
+
+    def length(self, speech: Speech, index: int) -> int:
+        beats = self.config.prompt.expected_beats(speech, index)
+        if self.config.layout == "aligned":
+            return beats * speech.grid.acoustic_per_beat
+        return beats * (speech.grid.semantic_per_beat + self.config.levels * speech.grid.acoustic_per_beat) + 2
+
+    def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Span:
+        """See `Stage.row`."""
+        return draw_span(speech, index, rng, self.config.levels, self.config.prompt, given)
+
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """semantic int64 [B, T]; codes int64 [B, levels, T']; prompt, lengths, semantic_lengths int64 [B] (frames)."""
+        return Batch(
+            {
+                "semantic": torch.from_numpy(pad([row.semantic for row in rows]).astype(np.int64)),
+                "codes": torch.from_numpy(pad([row.codes for row in rows]).astype(np.int64)),
+                "prompt": torch.tensor([row.prompt for row in rows]),
+                "lengths": torch.tensor([row.codes.shape[1] for row in rows]),
+                "semantic_lengths": torch.tensor([len(row.semantic) for row in rows]),
+            }
+        )

@@ -1,0 +1,40 @@
+"""The semantic stage as a trainee: a plain language model, its loss, and what is logged of it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triptych.lm.loss import accuracy, cross_entropy, illegal_mass
+from triptych.lm.transformer import LanguageModel
+from triptych.lm.vocabulary import Vocabulary
+from triptych.stages.semantic.sequence import SemanticConfig
+from triptych.stages.stage import Batch
+
+
+class SemanticModel(nn.Module):
+    """One `LanguageModel` over the semantic stage's vocabulary."""
+
+    def __init__(self, config: SemanticConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.label_smoothing = config.label_smoothing
+        self.language_model = LanguageModel(config.transformer, vocabulary.size, tied=config.tie_embeddings)
+        self.register_buffer("legal", vocabulary.legal("semantic", "eos"), persistent=False)
+        self.legal: Tensor
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """Mean over the targets; the softmax is over all of V, so that the stage is a plain language model."""
+        mask = batch["loss_mask"]
+        hidden = self.language_model.hidden(batch["tokens"], positions=batch["positions"], lengths=batch["lengths"])
+        logits = self.language_model.logits(hidden[mask])
+        targets = batch["targets"][mask]
+        loss = cross_entropy(logits, targets, self.label_smoothing if self.training else 0.0)
+        metrics = {
+            "targets": float(len(targets)),
+            "padding": 1.0 - float(batch["lengths"].sum()) / batch["tokens"].numel(),
+            "accuracy": accuracy(logits, targets),
+        }
+        if not self.training:
+            metrics["illegal_mass"] = illegal_mass(logits, self.legal)
+            metrics["perplexity"] = torch.exp(loss)
+        return loss, metrics

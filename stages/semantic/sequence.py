@@ -1,0 +1,200 @@
+"""The sequence of the semantic stage.
+
+    text given      [bos] x x x x [sep] s s s s s s [eos]         loss on s and [eos]
+    prompted        [bos] p p x x [sep] v v v s s s [eos]         p, v: text and tokens of the prompt; loss on s, [eos]
+    speech only     [bos]         [sep] s s s s s s [eos]         continuation, and the unconditional branch of guidance
+
+    positions, plain        0 1 2 3 4 …
+    positions, in time      text symbol j of a clip that begins at frame f lies at f + j · frames_per_symbol, its frame t
+                            at f + t: so a frame finds its symbol near distance 0, whatever the length of the text
+
+[eos] only where a recording really ends. `tokens[s]` is followed by `targets[s]`. Knows no model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import nn
+
+from triptych.lm.transformer import TransformerConfig
+from triptych.lm.vocabulary import Block, Vocabulary
+from triptych.stages.speech import Clip, Speech, Tokens
+from triptych.stages.stage import Batch, Specs, pad
+from triptych.training.config import STRICT
+
+
+NOTHING: Tokens = np.zeros(0, np.uint16)
+
+
+@config_dataclass(frozen=True, config=STRICT)
+class SemanticConfig:
+    """The semantic stage: its model, and how its rows are drawn."""
+
+    transformer: TransformerConfig = TransformerConfig(dim=768, layers=12, heads=12)
+    """the language model"""
+    tie_embeddings: bool = True
+    """one matrix for the ids that come in and the ids that go out"""
+    positions: Literal["plain", "time"] = "plain"
+    """counted one by one, or in time: a text symbol lies about where it will sound"""
+    frames_per_symbol: float | None = None
+    """semantic frames a text symbol, for positions in time and for the length expected; left out: measured on the clips"""
+    text_drop: float = 0.1
+    """share of rows whose text is left out: for guidance and speech-only continuation"""
+    prompt_share: float = 0.5
+    """share of rows that begin with another recording of the same speaker, with its text"""
+    prompt_seconds: float = 6.0
+    """longest prompt"""
+    max_seconds: float = 16.0
+    """longest row; a longer recording is cropped and loses its text"""
+    label_smoothing: float = 0.05
+    """of the cross-entropy in training"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of ids, with what training needs to know of it."""
+
+    ids: NDArray[np.int64]
+    """[S + 1]"""
+    positions: NDArray[np.float32]
+    """[S + 1]"""
+    first_target: int
+    """ids[first_target:] are learned"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies: the vocabulary and the positions."""
+
+    vocabulary: Vocabulary
+    frames_per_symbol: float | None
+    """None: positions are plain"""
+
+    @classmethod
+    def of(cls, config: SemanticConfig, specs: Specs) -> "Layout":
+        text = specs.text.size if specs.text else 1
+        pace = config.frames_per_symbol if config.positions == "time" else None
+        blocks = (Block("bos", 1), Block("sep", 1), Block("eos", 1), Block("text", text))
+        return cls(Vocabulary((*blocks, Block("semantic", specs.semantic.size))), pace)
+
+    def prefix(
+        self, text: Tokens, prompt_text: Tokens, prompt: Tokens
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+        """All that is given: ids, positions, and the position of the first frame to come."""
+        v = self.vocabulary
+        ids = np.concatenate(
+            [
+                [v.id("bos")],
+                v.ids("text", prompt_text.astype(np.int64)),
+                v.ids("text", text.astype(np.int64)),
+                [v.id("sep")],
+                v.ids("semantic", prompt.astype(np.int64)),
+            ]
+        )
+        if self.frames_per_symbol is None:
+            return ids, np.arange(len(ids), dtype=np.float32), len(ids)
+        of_prompt = np.linspace(0, len(prompt), len(prompt_text), endpoint=False)
+        of_text = len(prompt) + np.arange(len(text)) * self.frames_per_symbol
+        positions = np.concatenate([[0], of_prompt, of_text, [0], np.arange(len(prompt))])
+        return ids, positions.astype(np.float32), len(prompt)
+
+    def row(self, text: Tokens, prompt_text: Tokens, prompt: Tokens, target: Tokens, *, ends: bool) -> Row:
+        """The whole sequence; `ends` adds [eos]."""
+        given, positions, start = self.prefix(text, prompt_text, prompt)
+        learned = self.vocabulary.ids("semantic", target.astype(np.int64))
+        if ends:
+            learned = np.append(learned, self.vocabulary.id("eos"))
+        after = start + np.arange(len(learned), dtype=np.float32)
+        return Row(np.concatenate([given, learned]), np.concatenate([positions, after]), len(given))
+
+
+@dataclass(frozen=True)
+class SemanticStage:
+    """Text to semantic tokens."""
+
+    name: ClassVar[str] = "semantic"
+    conditions: ClassVar[tuple[str, ...]] = ("text",)
+    config: SemanticConfig
+    specs: Specs
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.config, self.specs)
+
+    def measured(self, speech: Speech) -> "SemanticStage":
+        if self.config.frames_per_symbol is not None:
+            return self
+        spoken = [index for index in speech.indices if speech.text_length(index)]
+        frames = sum(speech.beats(index) for index in spoken) * speech.grid.semantic_per_beat
+        symbols = sum(speech.text_length(index) for index in spoken)
+        pace = round(frames / symbols, 3) if symbols else 1.0
+        return replace(self, config=replace(self.config, frames_per_symbol=pace))
+
+    def expected_frames(self, text_length: int) -> int:
+        """Semantic frames that a text of so many tokens takes, about."""
+        assert self.config.frames_per_symbol is not None, "measured before training"
+        return round(text_length * self.config.frames_per_symbol)
+
+    def model(self) -> nn.Module:
+        from triptych.stages.semantic.model import SemanticModel
+
+        return SemanticModel(self.config, self.layout.vocabulary)
+
+    def usable(self, speech: Speech) -> list[int]:
+        return [index for index in speech.indices if speech.beats(index)]
+
+    def length(self, speech: Speech, index: int) -> int:
+        frames = min(speech.beats(index), self._longest(speech)) * speech.grid.semantic_per_beat
+        return frames + speech.text_length(index) + 3
+
+    def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Row:
+        """A prompted, plain or speech-only row of clip `index`; see `Stage.row`."""
+        clip = speech.crop(index, self._longest(speech), rng)
+        spoken = len(clip.text) > 0 and clip.whole
+        if not spoken or (given is None and rng.random() < self.config.text_drop):
+            return self._speech_only(speech, index, clip, rng)
+        prompt = self._prompt(speech, index, rng) if given is None else None
+        text = speech.clip(speech.stranger(index)).text if given == "text" else clip.text
+        before = (prompt.text, prompt.semantic) if prompt else (NOTHING, NOTHING)
+        return self.layout.row(text, *before, clip.semantic, ends=True)
+
+    def _longest(self, speech: Speech) -> int:
+        return speech.grid.beats(self.config.max_seconds)
+
+    def _prompt(self, speech: Speech, index: int, rng: np.random.Generator) -> Clip | None:
+        if rng.random() >= self.config.prompt_share:
+            return None
+        longest = speech.grid.beats(self.config.prompt_seconds)
+        short = [i for i in speech.others(index) if speech.beats(i) <= longest and speech.text_length(i)]
+        return speech.clip(int(rng.choice(short))) if short else None
+
+    def _speech_only(self, speech: Speech, index: int, clip: Clip, rng: np.random.Generator) -> Row:
+        """Clips of one speaker in a row, so that going on does not stop after a breath."""
+        target, others = [clip], speech.others(index)
+        room = speech.beats(index) if not others else self._longest(speech) // 2
+        left = min(self._longest(speech), room) - speech.beats(index)
+        while left > 0 and target[-1].whole:
+            target.append(speech.clip(int(rng.choice(others)), 0, left))
+            left -= len(target[-1].semantic) // speech.grid.semantic_per_beat
+        tokens = np.concatenate([part.semantic for part in target])
+        return self.layout.row(NOTHING, NOTHING, NOTHING, tokens, ends=target[-1].whole)
+
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """tokens, targets int64 [B, S]; positions float [B, S]; loss_mask bool [B, S]; lengths [B]."""
+        lengths = np.array([len(row.ids) - 1 for row in rows])
+        steps = np.arange(lengths.max())
+        first = np.array([row.first_target for row in rows])
+        return Batch(
+            {
+                "tokens": torch.from_numpy(pad([row.ids[:-1] for row in rows])),
+                "targets": torch.from_numpy(pad([row.ids[1:] for row in rows])),
+                "positions": torch.from_numpy(pad([row.positions[:-1] for row in rows])),
+                "loss_mask": torch.from_numpy((steps >= first[:, None] - 1) & (steps < lengths[:, None])),
+                "lengths": torch.from_numpy(lengths),
+            }
+        )

@@ -1,0 +1,118 @@
+"""The clips that rows are drawn from: token shards, and who speaks in each.
+
+Invariant: what is drawn depends on the shards and on the generator that is passed in, on nothing else.
+Knows tokens and beats; knows no sequence and no model.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.corpus.shards import ShardSet
+from triptych.tokenizers.spec import TimeGrid
+
+Tokens = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A span of one recording, whole beats long."""
+
+    semantic: Tokens
+    """[T] semantic tokens"""
+    codes: Tokens
+    """[Q, T'] codes of the same span"""
+    text: Tokens
+    """[L] text tokens of the whole recording; empty where there is none"""
+    whole: bool
+    """whether the span is the whole recording, so that text and sound belong together and the end is a real end"""
+
+
+class Speech:
+    """The clips of one split."""
+
+    def __init__(self, shards: ShardSet, split: str) -> None:
+        self.shards = shards
+        self.grid: TimeGrid = shards.grid
+        self.indices = list(shards.indices(split))
+
+    @cached_property
+    def by_speaker(self) -> dict[str, list[int]]:
+        """Speaker to the rows that are theirs; rows without a speaker are left out."""
+        speakers = defaultdict(list)
+        for index in self.indices:
+            speaker = self.shards.row(index).speaker
+            if speaker:
+                speakers[speaker].append(index)
+        return dict(speakers)
+
+    def beats(self, index: int) -> int:
+        return len(self.shards.semantic(index)) // self.grid.semantic_per_beat
+
+    def text_length(self, index: int) -> int:
+        return len(self.shards.text(index))
+
+    def clip(self, index: int, start: int = 0, beats: int | None = None) -> Clip:
+        """Clip `index` from beat `start`, at most `beats` long."""
+        total = self.beats(index)
+        stop = total if beats is None else min(total, start + beats)
+        s, a = self.grid.semantic_per_beat, self.grid.acoustic_per_beat
+        return Clip(
+            semantic=np.asarray(self.shards.semantic(index)[start * s : stop * s]),
+            codes=np.asarray(self.shards.codes(index)[:, start * a : stop * a]),
+            text=np.asarray(self.shards.text(index)),
+            whole=start == 0 and stop == total,
+        )
+
+    def crop(self, index: int, longest: int, rng: np.random.Generator) -> Clip:
+        """The whole clip, or `longest` beats of it from a random beat."""
+        spare = self.beats(index) - longest
+        return self.clip(index, int(rng.integers(0, spare + 1)) if spare > 0 else 0, longest)
+
+    def others(self, index: int) -> list[int]:
+        """Other recordings of the same speaker."""
+        speaker = self.shards.row(index).speaker
+        return [other for other in self.by_speaker.get(speaker or "", []) if other != index]
+
+    def stranger(self, index: int) -> int:
+        """A recording of another speaker where there is one, else any other; always the same one for `index`."""
+        rng = np.random.default_rng(index)
+        speaker = self.shards.row(index).speaker
+        for other in rng.permutation(self.indices)[:50]:
+            if other != index and (speaker is None or self.shards.row(int(other)).speaker != speaker):
+                return int(other)
+        return next((other for other in self.indices if other != index), index)
+
+    def voice_prompt(
+        self, index: int, rng: np.random.Generator, beats: tuple[int, int], *, swap: bool = False
+    ) -> list[Clip]:
+        """One or two spans of the speaker's other recordings, `beats[0]` to `beats[1]` long in all; [] without any.
+
+        swap: another speaker's, of the same length.
+        """
+        wanted = int(rng.integers(beats[0], beats[1] + 1))
+        others = self.others(self.stranger(index) if swap else index)
+        if not others:
+            return []
+        parts = [wanted] if wanted < 2 * beats[0] or rng.random() < 0.7 else [wanted // 2, wanted - wanted // 2]
+        return [self.crop(int(rng.choice(others)), part, rng) for part in parts]
+
+
+def join(clips: list[Clip], levels: int) -> tuple[Tokens, Tokens]:
+    """Semantic tokens [T] and the first `levels` levels of codes [levels, T'] of clips in a row."""
+    if not clips:
+        return np.zeros(0, np.uint16), np.zeros((levels, 0), np.uint16)
+    return (
+        np.concatenate([clip.semantic for clip in clips]),
+        np.concatenate([clip.codes[:levels] for clip in clips], axis=1),
+    )
+
+
+def fit_length(tokens: NDArray[Any], frames: int) -> NDArray[Any]:
+    """Tokens [..., n] repeated or cut to [..., frames]; for swapping a condition by one of another length."""
+    repeats = -(-frames // max(1, tokens.shape[-1]))
+    return np.concatenate([tokens] * repeats, axis=-1)[..., :frames]

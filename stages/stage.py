@@ -1,0 +1,105 @@
+"""What a stage is: three stages are one idea, used three times.
+
+    what is given      condition: text, semantic tokens, coarse codes, and the user's prompt
+    what is learned    target
+    where the loss lies, and which ids are legal there
+
+A stage is a small frozen record that satisfies `Stage`. It draws training rows as inference builds them, and makes its
+model; the training loop and the cascade know no more of it than this. Knows no file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from triptych.stages.speech import Speech
+from triptych.tokenizers.spec import TimeGrid, TokenizerSpec
+
+
+@dataclass(frozen=True)
+class Specs:
+    """The tokenizers whose tokens a stage reads and writes; saved with every checkpoint."""
+
+    semantic: TokenizerSpec
+    acoustic: TokenizerSpec
+    text: TokenizerSpec | None = None
+
+    @property
+    def grid(self) -> TimeGrid:
+        return TimeGrid.of(self.semantic, self.acoustic)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "semantic": self.semantic.to_json(),
+            "acoustic": self.acoustic.to_json(),
+            "text": self.text.to_json() if self.text else None,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Specs":
+        text = record["text"]
+        return cls(
+            TokenizerSpec(**record["semantic"]),
+            TokenizerSpec(**record["acoustic"]),
+            TokenizerSpec(**text) if text else None,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch. Its tensors' meaning is drawn in the stage's own sequence.py."""
+
+    tensors: dict[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def to(self, device: Any) -> "Batch":
+        return Batch({name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()})
+
+
+class Stage(Protocol):
+    """Tokens to tokens."""
+
+    name: ClassVar[str]
+    """semantic, coarse or fine"""
+    conditions: ClassVar[tuple[str, ...]]
+    """what validation swaps for another clip's, to see whether the stage uses it"""
+
+    @property
+    def specs(self) -> Specs: ...
+
+    def measured(self, speech: Speech) -> "Stage":
+        """This stage, with what it measures of its training clips filled in; most measure nothing."""
+
+    def model(self) -> nn.Module:
+        """A new model with random weights and a `loss(batch)`."""
+
+    def usable(self, speech: Speech) -> list[int]:
+        """Rows of the shards from which this stage can learn."""
+
+    def length(self, speech: Speech, index: int) -> int:
+        """Positions that the row of clip `index` takes, about: batches are planned by it."""
+
+    def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Any:
+        """One row of clip `index`.
+
+        given: None draws as training does: with or without text and prompt. "own" always has the clip's own conditions;
+            a name out of `conditions` likewise, but takes that one from another clip.
+        """
+
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """Rows, padded to the longest, as tensors."""
+
+
+def pad(arrays: Sequence[np.ndarray[Any, Any]], value: float = 0) -> np.ndarray[Any, Any]:
+    """Arrays [..., n] of one type, stacked to [B, ..., max n]; `value` fills the right."""
+    longest = max(array.shape[-1] for array in arrays)
+    shape = (len(arrays), *arrays[0].shape[:-1], longest)
+    out = np.full(shape, value, dtype=arrays[0].dtype)
+    for target, array in zip(out, arrays, strict=True):
+        target[..., : array.shape[-1]] = array
+    return out

@@ -1,0 +1,91 @@
+"""Word error: numbers count as heard, every kind of error counts once, bad lists are refused before listening."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from triptych.evaluation.recogniser import load_recogniser
+from triptych.evaluation.score import Total, count_errors, normaliser, read_list, word_errors
+from triptych.tokenizers.waveform import Waveform
+
+
+class Ear:
+    """Hears the same words in everything."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def hear(self, waveform: Waveform, sample_rate: int) -> str:
+        assert waveform.ndim == 1 and sample_rate == 8000
+        return self.words
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"audio": "a.wav", "text": "Twenty-two cats won't sleep."}) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("heard", "errors"),
+    [
+        ("22 cats will not sleep", 0),
+        ("twenty two cats won't sleep!", 0),
+        ("22 dogs will not sleep", 1),
+        ("22 cats will not", 1),
+        ("22 cats will not sleep now", 1),
+        ("", 5),
+    ],
+)
+def test_errors(listed: Path, heard: str, errors: int) -> None:
+    (judged,) = word_errors(read_list(listed), Ear(heard))
+    assert (judged.errors, judged.words) == (errors, 5)
+    assert Total.of([judged]).word_error == errors / 5
+
+
+def test_normalising_twice_changes_nothing() -> None:
+    normalise = normaliser()
+    for text in ("Mr. Brown paid $4.50 — twice!", "I'm the 1st.", "a4 and A 4"):
+        assert normalise(normalise(text)) == normalise(text)
+    assert normalise("A four") == normalise("a4")
+
+
+def test_nothing_wanted_counts_what_is_heard() -> None:
+    assert count_errors("", "a b") == 2
+    assert count_errors("a b", "a b") == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["x", "[]", '{"audio": "a.wav"}', '{"audio": "a.wav", "text": "?!"}', '{"audio": "b.wav", "text": "hi"}']
+)
+def test_bad_lists_name_the_line(listed: Path, line: str) -> None:
+    listed.write_text(listed.read_text() + "\n" + line)
+    with pytest.raises(ValueError, match="line 3"):
+        read_list(listed)
+
+
+def test_an_empty_list(listed: Path) -> None:
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match="no line"):
+        read_list(listed)
+
+
+def test_the_extra_is_asked_for_at_once(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(ModuleNotFoundError):
+        read_list(listed)
+
+
+def test_recognisers_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_recogniser(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(ValueError, match="pip install faster-whisper"):
+        load_recogniser(str(tmp_path))

@@ -1,0 +1,141 @@
+"""Exact frames for every family, hidden_states semantics, neighbours that are not heard, and one line for bad folders."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from transformers import AutoModel
+from triptych.tokenizers.semantic.encoder import Encoder
+from triptych.tokenizers.semantic.inputs import encoder_input, receptive_field, wave_front_end
+from triptych.tokenizers.waveform import Waveform
+
+Sound = Callable[[int, int], Waveform]
+KINDS = ["wav2vec2-group", "wav2vec2-layer", "hubert-layer", "wavlm-group", "wavlm-layer", "wav2vec2-bert-"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_exact(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
+    encoder = Encoder.load(checkpoints[kind], 2)
+    generator = np.random.default_rng(0)
+    lengths = [0, 1, encoder.hop - 1, encoder.hop, encoder.hop + 1, 2 * encoder.hop, *generator.integers(400, 9000, 5)]
+    for length in lengths:
+        (features,) = encoder.features([sound(int(length), 0)])
+        assert features.shape == (length // encoder.hop, encoder.dim)
+        assert features.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layer_means_hidden_states(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
+    waveform = sound(6400, 1)
+    whole = AutoModel.from_pretrained(checkpoints[kind]).eval()
+    for layer in range(4):
+        encoder = Encoder.load(checkpoints[kind], layer)
+        with torch.no_grad():
+            given = torch.from_numpy(encoder_input(waveform, encoder.front))[None]
+            states = whole(given, output_hidden_states=True).hidden_states
+        assert torch.allclose(encoder.features([waveform])[0], states[layer][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_is_single(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
+    encoder = Encoder.load(checkpoints[kind], 3)
+    waveforms = [sound(length, i) for i, length in enumerate([5000, 3210, 5000, 650, 300, 4999])]
+    single = encoder.features(waveforms)
+    encoder.batch_samples = 20000
+    for one, other in zip(single, encoder.features(waveforms), strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, atol=2e-5)
+
+
+def test_padding_is_half_of_window_minus_hop() -> None:
+    kernels, strides = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+    assert receptive_field(kernels, strides) == (400, 320)
+    assert wave_front_end(kernels, strides, True).padding == 40
+    with pytest.raises(ValueError, match="hop"):
+        wave_front_end((10, 3), (5, 2), True)
+
+
+def test_normalisation_is_read_from_the_folder(checkpoints: dict[str, Path], sound: Sound, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(checkpoints["wav2vec2-layer"], folder)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    assert Encoder.load(folder, 1).front.normalise
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "do_normalize": False}))
+    assert not Encoder.load(folder, 1).front.normalise
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_encoder_is_cut_and_equal(checkpoints: dict[str, Path], sound: Sound, kind: str, tmp_path: Path) -> None:
+    encoder = Encoder.load(checkpoints[kind], 2)
+    encoder.round()
+    encoder.save(tmp_path / "cut")
+    again = Encoder.load(tmp_path / "cut", 2)
+    assert again.model.config.num_hidden_layers == 2
+    assert again.front == encoder.front
+    assert torch.equal(encoder.features([sound(4000, 0)])[0], again.features([sound(4000, 0)])[0])
+    with pytest.raises(ValueError, match="layers 0 to 2"):
+        Encoder.load(tmp_path / "cut", 3)
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_not_run(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(checkpoints["hubert-layer"], folder)
+    (folder / "model.safetensors").unlink()
+    with open(folder / "pytorch_model.bin", "wb") as stream:
+        pickle.dump({"weight": Bomb(tmp_path / "ran")}, stream)
+    with pytest.raises(ValueError, match="not a speech encoder that can be read"):
+        Encoder.load(folder, 1)
+    torch.save({"weight": Bomb(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="not a speech encoder that can be read"):
+        Encoder.load(folder, 1)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("broken", ["empty", "no weights", "cut weights", "no front end", "another model", "own code"])
+def test_bad_folders_are_refused_in_one_line(checkpoints: dict[str, Path], tmp_path: Path, broken: str) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(checkpoints["wavlm-layer"], folder)
+    if broken == "empty":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    elif broken == "no weights":
+        (folder / "model.safetensors").unlink()
+    elif broken == "cut weights":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    elif broken == "no front end":
+        (folder / "preprocessor_config.json").unlink()
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        config["model_type"] = "bert" if broken == "another model" else "unheard-of"
+        (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "code.Config"}}))
+        (folder / "code.py").write_text("raise SystemExit('code of the folder was run')")
+    with pytest.raises(ValueError) as caught:
+        Encoder.load(folder, 1)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "bad"
+    shutil.copytree(checkpoints["wav2vec2-bert-"], folder)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "layers.0" in name)
+    save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="missing"):
+        Encoder.load(folder, 1)

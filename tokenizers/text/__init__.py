@@ -1,0 +1,1 @@
+"""Text to ids and back: phonemes by gruut, or pieces by sentencepiece."""

@@ -1,0 +1,163 @@
+"""The three tokenizers and the one preparation that stands before them.
+
+    tokenizers/
+      waveform.json      how every recording and every voice prompt is prepared; missing: the defaults of WaveformSpec
+      text/              may be missing: a cascade without text continues, converts and resynthesises
+      semantic/
+      acoustic/
+
+    talk.mp3 ──prepare──▶ [N] ──pad to whole beats, once──▶ semantic [T], codes [Q, T'];  T : T' is exact
+
+Knows no manifest and no language model.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.tokenizers.spec import TimeGrid, TokenizerSpec, WaveformSpec
+from triptych.tokenizers.waveform import Waveform, prepare, read_audio
+from triptych.training.config import build
+from triptych.training.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+    from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+    from triptych.tokenizers.text.frontend import TextTokenizer
+
+WAVEFORM_FILE = "waveform.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recording as the tokenizers hear it."""
+
+    waveform: Waveform
+    """[N], at the rate of the acoustic tokenizer; not padded yet"""
+    name: str
+    """for messages"""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One recording, tokenized; both grids cover the same whole number of beats."""
+
+    semantic: NDArray[np.uint16]
+    """[T]"""
+    codes: NDArray[np.uint16]
+    """[Q, T']"""
+    samples: int
+    """true length, before the padding"""
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """What turns text and waveforms into tokens, and codes back into a waveform.
+
+    Raises:
+        ValueError: preparation and codec differ in rate, or the two rates share no beat.
+    """
+
+    text: "TextTokenizer | None"
+    semantic: "SemanticTokenizer"
+    acoustic: "AcousticTokenizer"
+    waveform: WaveformSpec
+
+    def __post_init__(self) -> None:
+        if self.waveform.sample_rate != self.acoustic.spec.sample_rate:
+            raise ValueError(
+                f"waveforms are prepared at {self.waveform.sample_rate} Hz, but the codec takes "
+                f"{self.acoustic.spec.sample_rate} Hz: give both the same sample_rate"
+            )
+        _ = self.grid
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizers":
+        """Loads the folder drawn above.
+
+        Raises:
+            ValueError: a part is missing or damaged; names it.
+        """
+        from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+        from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+        from triptych.tokenizers.text.frontend import load_text
+
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder of tokenizers (with semantic/, acoustic/ and text/)")
+        for part in ("semantic", "acoustic"):
+            if not (folder / part).is_dir():
+                raise ValueError(f"{folder} has no {part} tokenizer: fit one into {folder / part}")
+        acoustic = AcousticTokenizer.load(folder / "acoustic")
+        path = folder / WAVEFORM_FILE
+        said = read_json(path) if path.exists() else {"sample_rate": acoustic.spec.sample_rate}
+        return cls(
+            text=load_text(folder / "text") if (folder / "text").is_dir() else None,
+            semantic=SemanticTokenizer.load(folder / "semantic"),
+            acoustic=acoustic,
+            waveform=build(WaveformSpec, said, where=str(path)),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes all parts into `folder`; waveform.json last."""
+        for part, tokenizer in (("text", self.text), ("semantic", self.semantic), ("acoustic", self.acoustic)):
+            if tokenizer is not None:
+                tokenizer.save(folder / part)
+        write_waveform_spec(folder, self.waveform)
+
+    @property
+    def grid(self) -> TimeGrid:
+        return TimeGrid.of(self.semantic.spec, self.acoustic.spec)
+
+    @property
+    def specs(self) -> dict[str, TokenizerSpec]:
+        """By kind; no `text` where there is none."""
+        parts = (self.text, self.semantic, self.acoustic)
+        return {part.spec.kind: part.spec for part in parts if part is not None}
+
+    def prepare(self, waveform: Waveform, sample_rate: int, name: str = "the recording") -> Prepared:
+        """Prepares a mono waveform [N] of any rate.
+
+        Raises:
+            ValueError: too short, or silent throughout.
+        """
+        return Prepared(prepare(waveform, sample_rate, self.waveform, name), name)
+
+    def prepare_file(
+        self, path: Path, start: float = 0.0, seconds: float | None = None, channel: int | None = None
+    ) -> Prepared:
+        """Reads and prepares an audio file, or the part of it that `read_audio` is asked for.
+
+        Raises:
+            ValueError: what `read_audio` and `prepare` refuse; names the file.
+        """
+        waveform, rate = read_audio(path, start, seconds, channel)
+        return self.prepare(waveform, rate, str(path))
+
+    def tokens(self, prepared: Prepared) -> Tokens:
+        """Semantic tokens and codes on the same beats.
+
+        Raises:
+            ValueError: shorter than a beat.
+        """
+        grid, rate = self.grid, self.waveform.sample_rate
+        samples = len(prepared.waveform)
+        if samples < grid.beat * rate:
+            raise ValueError(
+                f"{prepared.name}: {samples / rate:.3f} s is too short; give at least a beat ({float(grid.beat)} s)"
+            )
+        total = grid.padded_samples(samples, rate)
+        padded = np.pad(prepared.waveform, (0, total - samples))
+        semantic = self.semantic.encode([padded], rate)[0]
+        codes = self.acoustic.encode(padded, rate)
+        beats = round(total / (grid.beat * rate))
+        assert semantic.shape == (beats * grid.semantic_per_beat,), (semantic.shape, beats, grid)
+        assert codes.shape == (self.acoustic.spec.levels, beats * grid.acoustic_per_beat), (codes.shape, beats, grid)
+        return Tokens(semantic.astype(np.uint16), codes.astype(np.uint16), samples)
+
+
+def write_waveform_spec(folder: Path, spec: WaveformSpec) -> None:
+    """Writes waveform.json into a folder of tokenizers."""
+    write_json(folder / WAVEFORM_FILE, asdict(spec))
