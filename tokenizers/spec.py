@@ -13,8 +13,6 @@ from fractions import Fraction
 from math import gcd
 from typing import Any
 
-from triptych.training.files import fingerprint_of
-
 LONGEST_BEAT = Fraction(160, 1000)
 """seconds; a pair of rates with a longer beat is refused"""
 

@@ -81,15 +81,15 @@ class Tokenizers:
         Raises:
             ValueError: a part is missing or damaged; names it.
         """
-        from triptych.tokenizers.acoustic.codec import AcousticTokenizer
-        from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
-        from triptych.tokenizers.text.frontend import load_text
-
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder of tokenizers (with semantic/, acoustic/ and text/)")
         for part in ("semantic", "acoustic"):
             if not (folder / part).is_dir():
                 raise ValueError(f"{folder} has no {part} tokenizer: fit one into {folder / part}")
+        from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+        from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+        from triptych.tokenizers.text.frontend import load_text
+
         acoustic = AcousticTokenizer.load(folder / "acoustic")
         path = folder / WAVEFORM_FILE
         said = read_json(path) if path.exists() else {"sample_rate": acoustic.spec.sample_rate}

@@ -23,13 +23,12 @@ STRICT = ConfigDict(extra="forbid")
 @dataclass(frozen=True, config=STRICT)
 class Sampling:
     temperature: float = 1.0
-    """of the distribution"""
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, config=STRICT)
 class Settings:
     seed: int = 0
-    """of all sampling"""
     semantic: Sampling = field(default_factory=Sampling)
 
 
@@ -50,11 +49,24 @@ class FakeCascade:
     asked: ClassVar[list[tuple[str, Any, dict[str, Any]]]] = []
     names: ClassVar[dict[str, str]] = {"ada": "Good morning.", "bob": "Good night."}
     sample_rate = RATE
+    settings = Settings(seed=5, semantic=Sampling(temperature=0.7, top_p=0.9))
+    stages: ClassVar[dict[str, Any]] = {
+        "fine": (types.SimpleNamespace(config=types.SimpleNamespace(coarse_levels=2)), None)
+    }
 
     @classmethod
     def load(cls, path: str | None = None) -> "FakeCascade":
         cls.asked = [("load", path, {})]
         return cls()
+
+    @property
+    def tokenizers(self) -> Any:
+        return types.SimpleNamespace(text=self)
+
+    def encode(self, text: str) -> list[int]:
+        if "☃" in text:
+            raise ValueError("cannot speak ☃")
+        return [ord(letter) for letter in text]
 
     def voices(self) -> dict[str, str]:
         return self.names
@@ -71,6 +83,8 @@ class FakeCascade:
     def speak(self, text: str, **asked: Any) -> Utterance:
         if not text.strip():
             raise ValueError("nothing to speak")
+        if asked["voice"] not in (None, *self.names) and not Path(asked["voice"]).exists():
+            raise ValueError(f"no voice: {', '.join(self.names)}")
         return self._made("speak", text, 2.0, **asked)
 
     def continue_(self, prompt: Path, *, seconds: float, settings: Settings) -> Utterance:

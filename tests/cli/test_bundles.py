@@ -28,7 +28,7 @@ def test_info_of_a_run(checkpoint: Path, run_line: Run) -> None:
     code, out, _ = run_line("info", str(run), "--json")
     record = json.loads(out)
     assert code == 0
-    assert (record["kind"], record["stage"], record["step"], record["parameters"]) == ("checkpoint", "coarse", 2, 17)
+    assert (record["holds"], record["stage"], record["step"], record["parameters"]) == ("checkpoint", "coarse", 2, 17)
     assert "width  8" in run_line("info", str(checkpoint))[1]
     assert "whole" in run_line("verify", str(run))[1]
 

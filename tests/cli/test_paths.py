@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from triptych.cli.paths import check_folder, check_wav, find_config, find_voice, read_lines, shipped_configs
+from triptych.cli.paths import check_folder, check_wav, find_config, read_lines, shipped_configs
 
 
 def test_good_outputs_are_not_made_yet(tmp_path: Path) -> None:
@@ -35,14 +35,6 @@ def test_configs_are_found_by_name_and_by_path(tmp_path: Path) -> None:
         assert find_config(name) == path == find_config(name + ".yaml")
     with pytest.raises(ValueError, match="no config file or name 'semantic/hugee'"):
         find_config("semantic/hugee")
-
-
-def test_voices(tmp_path: Path) -> None:
-    assert find_voice(None, ["ada"]) is None
-    assert find_voice("ada", ["ada"]) == "ada"
-    assert find_voice(str(tmp_path), []) == tmp_path
-    with pytest.raises(ValueError, match="ada"):
-        find_voice("eve", ["ada"])
 
 
 def test_lines(tmp_path: Path) -> None:

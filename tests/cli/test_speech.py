@@ -29,7 +29,9 @@ def test_speak_writes_and_reports(tmp_path: Path, cascade: Any, run_line: Run) -
     assert str(out) in said and "2.00 s" in said and "coarse 0.20" in said and "a note [/b]" in said
     job, text, asked = cascade.asked[-1]
     assert (job, text, asked["voice"], asked["voice_text"]) == ("speak", "Hello.", "bob", None)
-    assert (asked["settings"].seed, asked["settings"].semantic.temperature) == (7, 0.5)
+    settings = asked["settings"]
+    assert (settings.seed, settings.semantic.temperature) == (7, 0.5)
+    assert settings.semantic.top_p == 0.9  # the bundle's own word where the line says nothing
 
 
 def test_a_file_of_lines_gives_a_list_for_score(tmp_path: Path, cascade: Any, run_line: Run) -> None:
@@ -44,6 +46,15 @@ def test_a_file_of_lines_gives_a_list_for_score(tmp_path: Path, cascade: Any, ru
     assert cascade.asked[-1][2]["settings"].seed == 3
 
 
+def test_a_line_that_cannot_be_spoken_stops_before_the_first(tmp_path: Path, cascade: Any, run_line: Run) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("One.\n☃\n", encoding="utf-8")
+    code, said, err = run_line("speak", "--file", str(lines), "-o", str(tmp_path / "out"))
+    assert (code, said) == (1, "")
+    assert "lines.txt, line 2: cannot speak" in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("job", ["continue", "convert", "resynthesise"])
 def test_jobs_on_a_recording(job: str, tmp_path: Path, wav: Path, cascade: Any, run_line: Run) -> None:
     more = {"continue": ["--seconds", "1.5"], "convert": ["--voice", str(wav)], "resynthesise": ["--from", "coarse"]}[
@@ -54,7 +65,7 @@ def test_jobs_on_a_recording(job: str, tmp_path: Path, wav: Path, cascade: Any, 
     assert json.loads(said)["seconds"] == (1.5 if job == "continue" else 2.0)
     asked = cascade.asked[-1]
     assert asked[:2] == (job, wav)
-    assert asked[2].get("voice") == (wav if job == "convert" else None)
+    assert asked[2].get("voice") == (str(wav) if job == "convert" else None)
 
 
 def test_refusals_come_before_any_work(tmp_path: Path, wav: Path, cascade: Any, run_line: Run) -> None:

@@ -83,6 +83,8 @@ def test_the_extra_is_asked_for_at_once(listed: Path, monkeypatch: pytest.Monkey
 
 
 def test_recognisers_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        load_recogniser(str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_recogniser(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")

@@ -2,6 +2,7 @@
 
 import string
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,9 @@ def test_parts_of_speech_decide(phonemes: PhonemeText) -> None:
     assert "ɹˈid" in said(phonemes, "I will read it.")
 
 
-@pytest.mark.parametrize("text", ["Привет", "你好 there", "ok 😀", "a < b", "مرحبا", "half a \ud800", "x\x00y", "π is", "1️⃣"])
+@pytest.mark.parametrize(
+    "text", ["Привет", "你好 there", "ok 😀", "a < b", "مرحبا", "half a \ud800", "x\x00y", "π is", "1️⃣"]
+)
 def test_what_cannot_be_spoken_is_named(phonemes: PhonemeText, text: str) -> None:
     with pytest.raises(ValueError, match=r"cannot speak .*U\+[0-9A-F]{4}.*write it out") as caught:
         phonemes.encode(text)
@@ -94,8 +97,8 @@ def test_nothing_to_speak_is_said_so(phonemes: PhonemeText, pieces: TextTokenize
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(alphabet=string.printable + "éßæ’“”—–…½€£°²ﬁ", max_size=24))
-def test_any_text_gives_legal_ids_or_one_clear_line(text: str) -> None:
-    front = PhonemeText()
+def test_any_text_gives_legal_ids_or_one_clear_line(phonemes: PhonemeText, text: str) -> None:
+    front = phonemes
     try:
         ids = front.encode(text)
     except ValueError as error:
@@ -106,18 +109,19 @@ def test_any_text_gives_legal_ids_or_one_clear_line(text: str) -> None:
     assert symbols[0] not in (WORD_BOUNDARY, *ENDS)
     assert symbols[-1] in ENDS
     breaks = [s in (WORD_BOUNDARY, *ENDS) for s in symbols]
-    assert not any(a and b for a, b in zip(breaks, breaks[1:], strict=False))
+    assert not any(a and b for a, b in pairwise(breaks))
     np.testing.assert_array_equal(ids, front.encode(text))
 
 
+SPOKEN = [*string.digits, *string.ascii_letters, *"&%+=@#$£€°", "7th", "0.5", "kv", "H2O", "16:9", "24/7", "1e5", "zh"]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([*string.digits, *string.ascii_letters, "7th", "0.5", "kg", "$3", "3/4"]), min_size=1))
-def test_every_word_leaves_a_sound(words: list[str]) -> None:
-    front = PhonemeText()
-    spoken = said(front, " ".join(words)).replace(",", "")
-    assert len(spoken.split()) >= len([w for w in words if w != "kg"]) / 2
-    for word in words:
-        assert len(front.encode(word)) >= 2
+@given(st.lists(st.sampled_from(SPOKEN), min_size=1, max_size=4))
+def test_every_word_leaves_a_sound(phonemes: PhonemeText, words: list[str]) -> None:
+    heard = said(phonemes, "then ".join(f"{word} " for word in words)).split("ðˈɛn")
+    assert len(heard) == len(words)
+    assert all(any(c.isalpha() for c in part) for part in heard)
 
 
 def test_reading_does_not_depend_on_what_was_read_before(phonemes: PhonemeText) -> None:
@@ -175,12 +179,10 @@ def test_folders_that_hold_no_front_end(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(alphabet=st.characters(exclude_categories=("C", "Z", "M")), min_size=1).filter(lambda t: any(map(str.isalnum, t))))
-def test_pieces_lose_no_character(pieces: TextTokenizer, text: str) -> None:
-    import unicodedata
-
-    decoded = pieces.decode(pieces.encode(text))
-    assert unicodedata.normalize("NFKC", decoded).split() == unicodedata.normalize("NFKC", text).split() or decoded
+@given(st.lists(st.sampled_from("aZ9.,!?;'ж你مπ😀ñß& "), max_size=20))
+def test_pieces_lose_no_character(pieces: TextTokenizer, characters: list[str]) -> None:
+    text = " ".join(f"x{''.join(characters)}".split())
+    assert pieces.decode(pieces.encode(text)) == text
 
 
 def test_fits(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def _listed(language: str) -> list[str]:
     return list(dict.fromkeys(p.text for p in Phonemes.from_language(language).phonemes))
 
 
+@lru_cache(maxsize=4)
 def inventory(language: str) -> tuple[tuple[str, ...], frozenset[str]]:
     """Every phoneme of a language, vowels with each stress; and the letters of its words, in lower case."""
     lexicon = reader(language).lexicon

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from triptych.cli.options import Bundle, Json
+from triptych.cli.options import Bundle, Json, Overrides
 from triptych.cli.paths import check_folder
 from triptych.cli.progress import log, result, result_json
 
@@ -23,13 +23,20 @@ def bundle(
     voices: Annotated[
         Path | None, typer.Option(metavar="LIST.jsonl", help='A line each: {"name": …, "audio": …, "text": …}.')
     ] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Join three checkpoints and tokenizers into one folder."""
+    """Join three checkpoints and tokenizers into one folder.
+
+    key=value (see 'triptych config speak') says how this cascade is sampled where nobody says otherwise.
+    """
     from triptych.stages.bundle import write_bundle
+    from triptych.training.config import load_tree
 
     check_folder(output)
     named = read_voices(voices) if voices else {}
-    write_bundle(output, semantic=semantic, coarse=coarse, fine=fine, tokenizers=tokenizers, voices=named)
+    settings = load_tree(None, overrides or [])
+    parts = {"semantic": semantic, "coarse": coarse, "fine": fine, "tokenizers": tokenizers}
+    write_bundle(output, **parts, voices=named, settings=settings)
     result(f"{output}  {size_of(output) / 1e6:.1f} MB")
 
 
@@ -60,7 +67,7 @@ def verify(path: Some, as_json: Json = False) -> None:
     else:
         describe(path)
     if as_json:
-        result_json({"path": str(path), "kind": kind, "whole": True, "bytes": size_of(path)})
+        result_json({"path": str(path), "holds": kind, "whole": True, "bytes": size_of(path)})
     else:
         result(f"{path}: {kind}, whole, {size_of(path) / 1e6:.1f} MB")
 
@@ -105,17 +112,17 @@ def describe(path: Path) -> dict[str, Any]:
     if kind == "bundle":
         from triptych.stages.bundle import describe as describe_bundle
 
-        return {"kind": kind, **describe_bundle(path)}
+        return {"holds": kind, **describe_bundle(path)}
     if kind == "tokenizer":
-        return {"kind": kind, **read_json(path / "tokenizer.json")}
+        return {"holds": kind, **read_json(path / "tokenizer.json")}
     if kind == "checkpoint":
-        return {"kind": kind, **describe_checkpoint(path)}
+        return {"holds": kind, **describe_checkpoint(path)}
     from triptych.corpus.shards import ShardSet
 
     shards = ShardSet.open(path)
     splits = {split: len(shards.indices(split)) for split in ("train", "dev", "test")}
     specs = {name: spec.to_json() for name, spec in shards.specs.items()}
-    return {"kind": kind, "rows": len(shards), "splits": splits, "tokenizers": specs, "bytes": size_of(path)}
+    return {"holds": kind, "rows": len(shards), "splits": splits, "tokenizers": specs, "bytes": size_of(path)}
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def demo(
     else:
         log("not converted: this bundle has no named voices")
     picture = output / FILES[4]
-    draw([(title, said) for title, _, said in made], picture)
+    levels = cascade.stages["fine"][0].config.coarse_levels
+    draw([(title, said) for title, _, said in made], picture, levels)
 
     seconds = time.monotonic() - began
     if as_json:

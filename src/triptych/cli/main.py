@@ -96,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # a file name that is not UTF-8 must not stop a finished work at its print
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every file that is loaded, else
     try:
         check_checkout(Path(triptych.__file__).parent)
         app(args=arguments, prog_name="triptych")

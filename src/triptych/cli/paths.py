@@ -1,11 +1,10 @@
-"""Names that a person types, checked before any work begins: outputs, configs, voices.
+"""Names that a person types, checked before any work begins: outputs, configs, lists of lines.
 
 Invariant: a check leaves nothing behind. Parent folders are made by whoever writes, at the end. Knows no model.
 """
 
 import os
 import tempfile
-from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 
@@ -76,19 +75,6 @@ def shipped_configs() -> dict[str, Path]:
     folder = Path(str(files("triptych"))) / "configs"
     found = (Path(base) / name for base, _, names in os.walk(folder) for name in names if name.endswith(".yaml"))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
-
-
-def find_voice(voice: str | None, names: Collection[str]) -> Path | str | None:
-    """A voice's name, or the recording that `voice` is.
-
-    Raises:
-        ValueError: neither; lists the names.
-    """
-    if voice is None or voice in names:
-        return voice
-    if Path(voice).exists():
-        return Path(voice)
-    raise ValueError(f"voice '{voice}' is neither a file nor one of this bundle's voices: {', '.join(names) or 'none'}")
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """One picture of some utterances: a column each, everything in a column on one time axis.
 
-    waveform       ~~~~~/\/\/\~~~~~
+    waveform       ~~~~~╱╲╱╲╱╲~~~~~
     spectrogram    ░░▒▒▓▓▒▒░░
     semantic       ▐▌▐▐▌▐▌            [T]      a colour an id
     coarse         ▐▌▐▌▐▌▐▌▐▌         [levels 0..]
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
     from triptych.stages.cascade import Utterance
 
-COARSE_LEVELS = 2
-"""drawn apart from the fine ones, where an utterance does not say how many its coarse stage made"""
 GOLDEN = 0.6180339887498949
 FLOOR_DB = -90.0
 
 
-def draw(utterances: "Sequence[tuple[str, Utterance]]", path: Path, coarse_levels: int = COARSE_LEVELS) -> None:
-    """Draws titled utterances and writes a PNG, whole or not at all."""
+def draw(utterances: "Sequence[tuple[str, Utterance]]", path: Path, coarse_levels: int) -> None:
+    """Draws titled utterances and writes a PNG, whole or not at all; the first levels are those of the coarse stage."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

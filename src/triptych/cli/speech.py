@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from triptych.cli.options import Bundle, Force, Json, Overrides, Seed, Voice, WavOut
-from triptych.cli.paths import check_folder, check_wav, find_voice, read_lines
+from triptych.cli.paths import check_folder, check_wav, read_lines
 from triptych.cli.progress import Bar, result, result_json
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def speak(
         lines = [(output, text)]
         check_wav(output, force)
     cascade, settings = load(bundle, seed, overrides)
-    chosen = find_voice(voice, cascade.voices())
+    if file is not None:
+        check_lines(cascade, file)
     with Bar("speak", "lines", len(lines)) as bar:
         for count, (path, line) in enumerate(lines, start=1):
-            said = cascade.speak(line, voice=chosen, voice_text=voice_text, settings=settings)
+            said = cascade.speak(line, voice=voice, voice_text=voice_text, settings=settings)
             finish(said, path, as_json)
             if file is not None:
                 bar(count)
@@ -60,13 +61,16 @@ def continue_(
     prompt: Annotated[Path, typer.Argument(metavar="PROMPT.wav", help="The recording to go on from.")],
     output: WavOut,
     overrides: Overrides = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Length of what is added.")] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of what is added.")] = 5.0,
     bundle: Bundle = None,
     seed: Seed = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Go on where a recording ends, without a text."""
+    """Go on where a recording ends, without a text.
+
+    The wav begins with the recording, as the codec makes it.
+    """
     run(
         lambda cascade, settings: cascade.continue_(prompt, seconds=seconds, settings=settings),
         prompt, output, bundle, seed, overrides, force, as_json,
@@ -86,7 +90,7 @@ def convert(
     """Say a recording again in another voice."""
     run(
         lambda cascade, settings: cascade.convert(
-            source, voice=find_voice(voice, cascade.voices()), settings=settings
+            source, voice=voice, settings=settings
         ),
         source, output, bundle, seed, overrides, force, as_json,
     )  # fmt: skip
@@ -111,7 +115,7 @@ def resynthesise(
         raise ValueError(f"--from {level}: one of {', '.join(LEVELS)}")
     run(
         lambda cascade, settings: cascade.resynthesise(
-            source, level=level, voice=find_voice(voice, cascade.voices()), settings=settings
+            source, level=level, voice=voice, settings=settings
         ),
         source, output, bundle, seed, overrides, force, as_json,
     )  # fmt: skip
@@ -136,13 +140,40 @@ def run(
 
 
 def load(bundle: str | None, seed: int | None, overrides: list[str] | None) -> "tuple[Cascade, Settings]":
-    """The cascade, and how it shall sample."""
+    """The cascade, and how it shall sample: the user's words over the bundle's, over the defaults."""
+    from dataclasses import asdict
+
     from triptych.stages.cascade import Cascade, Settings
     from triptych.training.config import build, load_tree
 
     tree = load_tree(None, overrides or [])
-    settings = build(Settings, tree if seed is None else {**tree, "seed": seed}, "settings")
-    return Cascade.load(bundle), settings
+    if seed is not None:
+        tree["seed"] = seed
+    build(Settings, tree, "settings")  # before anything big is loaded
+    cascade = Cascade.load(bundle)
+    return cascade, build(Settings, merged(asdict(cascade.settings), tree), "settings")
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the leaves of `over` in place of its own."""
+    both = {key: merged(base[key], value) for key, value in over.items() if isinstance(value, dict) and key in base}
+    return {**base, **over, **both}
+
+
+def check_lines(cascade: "Cascade", file: Path) -> None:
+    """Whether every line can be spoken, before the first one is.
+
+    Raises:
+        ValueError: one cannot; names it.
+    """
+    front_end = cascade.tokenizers.text
+    if front_end is None:
+        return  # the cascade says so itself
+    for number, line in read_lines(file):
+        try:
+            front_end.encode(line)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}") from None
 
 
 def finish(said: "Utterance", path: Path, as_json: bool) -> None:

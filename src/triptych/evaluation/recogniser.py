@@ -32,6 +32,8 @@ def load_recogniser(name: str) -> Recogniser:
     """
     folder = Path(name)
     if not folder.is_dir():
+        if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise ValueError(f"recogniser {name}: no such folder, and no hub id of the form owner/name")
         return TransformersRecogniser(name)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no recogniser: it has no config.json")
@@ -44,12 +46,19 @@ def load_recogniser(name: str) -> Recogniser:
 
 
 class TransformersRecogniser:
-    """A Whisper or CTC model through transformers, greedy."""
+    """A Whisper or CTC model through transformers, greedy.
+
+    Raises:
+        ValueError: no such model, here or on the hub.
+    """
 
     def __init__(self, name: str) -> None:
         from transformers import pipeline
 
-        self.pipeline: Any = pipeline("automatic-speech-recognition", model=name)
+        try:
+            self.pipeline: Any = pipeline("automatic-speech-recognition", model=name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"recogniser {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
         config = self.pipeline.model.generation_config if self.pipeline.type == "seq2seq_whisper" else None
         self.whisper = config is not None
         self.language = {"language": "en", "task": "transcribe"} if getattr(config, "is_multilingual", False) else {}

@@ -58,11 +58,14 @@ class TrainingConfig:
 def build(kind: type[T], tree: Any, where: str = "config") -> T:
     """A frozen config dataclass from a plain tree of dicts.
 
+    A key that is left out keeps the default that its owner shows: `training.max_steps=5` leaves the other defaults of
+    a codec's training as they are, and does not go back to those of training at large.
+
     Raises:
         ValueError: an unknown key (the nearest known one is named) or a value that does not fit.
     """
     try:
-        return TypeAdapter(kind).validate_python(tree)
+        return TypeAdapter(kind).validate_python(_over_defaults(kind, tree))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
@@ -72,6 +75,21 @@ def build(kind: type[T], tree: Any, where: str = "config") -> T:
             hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
             raise ValueError(f"{where}: unknown key '{path}': {hint}") from None
         raise ValueError(f"{where}: '{path}' = {first.get('input')!r}: {first['msg']}") from None
+
+
+def _over_defaults(kind: Any, tree: Any) -> Any:
+    """`tree`, its nested records laid over the default records of `kind`'s fields."""
+    if not dataclasses.is_dataclass(kind) or not isinstance(tree, dict):
+        return tree
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    return {key: _over(defaults.get(key), value) for key, value in tree.items()}
+
+
+def _over(default: Any, value: Any) -> Any:
+    if not dataclasses.is_dataclass(default) or not isinstance(value, dict):
+        return value
+    own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    return own | {key: _over(own.get(key), inner) for key, inner in value.items()}
 
 
 def _keys_at(kind: Any, loc: tuple[int | str, ...]) -> list[str]:

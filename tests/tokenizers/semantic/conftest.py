@@ -20,6 +20,7 @@ from transformers import (
     WavLMConfig,
     WavLMModel,
 )
+
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import Waveform
 
@@ -46,7 +47,9 @@ def write_checkpoint(folder: Path, family: str, norm: str = "group", seed: int =
         return folder
     model, config = CLASSES[family]
     model(config(**SIZES, **WAVES, **(LAYER_NORM if norm == "layer" else {}))).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(do_normalize=norm == "layer", return_attention_mask=norm == "layer").save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=norm == "layer", return_attention_mask=norm == "layer").save_pretrained(
+        folder
+    )
     return folder
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from triptych.tokenizers.semantic.augment import AugmentConfig, _warp, augment, erase_bands
 from triptych.tokenizers.semantic.filterbank import log_mels, mel_centres
 from triptych.tokenizers.waveform import Waveform

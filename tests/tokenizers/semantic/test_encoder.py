@@ -1,4 +1,4 @@
-"""Exact frames for every family, hidden_states semantics, neighbours that are not heard, and one line for bad folders."""
+"""Exact frames for every family, layers as hidden_states, neighbours that are not heard, one line for bad folders."""
 
 import json
 import pickle
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from transformers import AutoModel
+
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.inputs import encoder_input, receptive_field, wave_front_end
 from triptych.tokenizers.waveform import Waveform

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import SeamlessM4TFeatureExtractor
+
 from triptych.tokenizers.semantic.filterbank import PADDING, log_mels, mel_centres, mfcc, normalise, stack
 from triptych.tokenizers.waveform import Waveform
 

@@ -1,0 +1,218 @@
+"""From any of four layouts to a manifest; nothing is dropped without its reason."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from triptych.corpus.manifest import Recording, read_manifest
+from triptych.corpus.prepare import deal_splits, prepare, rejected_path
+from triptych.corpus.readers import Found
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def reasons(manifest: Path) -> list[str]:
+    return [json.loads(line)["reason"] for line in rejected_path(manifest).read_text().splitlines()]
+
+
+def test_jsonl(tmp_path: Path, write_tone: Any) -> None:
+    write_tone("a/take[/b] 1.opus", seconds=0.75, rate=24000, format="OGG", subtype="OPUS")
+    outside = write_tone("b.wav", seconds=0.5)
+    rows = [
+        {"audio": "a/take[/b] 1.opus", "text": " Hi. ", "speaker": 7, "seconds": 99, "split": "val", "mood": "calm"},
+        {"audio": str(outside), "id": "x", "text": None, "speaker": None, "split": "train", "deep": {"a": [1]}},
+    ]
+    summary = prepare(write_lines(tmp_path / "c.jsonl", rows), tmp_path / "m.jsonl")
+    first, second = read_manifest(tmp_path / "m.jsonl")
+    assert (first.id, first.text, first.speaker, first.split) == ("a/take[/b] 1", "Hi.", "7", "dev")
+    assert first.custom == {"mood": "calm"}
+    assert first.seconds == pytest.approx(0.75, abs=0.01)  # the header's, not the hint's
+    assert (second.id, second.text, second.speaker, second.custom) == ("x", None, None, {"deep": {"a": [1]}})
+    assert (summary.recordings, summary.rejected, summary.with_text, summary.speakers) == (2, 0, 1, 1)
+    assert not rejected_path(tmp_path / "m.jsonl").exists()
+
+
+def test_unusable_entries_are_listed_with_reasons(tmp_path: Path, write_tone: Any) -> None:
+    write_tone("good.wav")
+    write_tone("short.wav", seconds=0.05)
+    cut = write_tone("cut.wav", seconds=1.0)
+    cut.write_bytes(cut.read_bytes()[:5000])
+    (tmp_path / "text.wav").write_text("no audio")
+    rows = [
+        {"audio": "good.wav"},
+        {"audio": "absent.wav"},
+        {"audio": "text.wav"},
+        {"audio": "short.wav"},
+        {"audio": "cut.wav"},
+        {"audio": "good.wav"},
+        {"audio": "good.wav", "id": "2", "split": "later"},
+        {"audio": "good.wav", "id": "3", "text": 5},
+        {"text": "no audio key"},
+        "{broken",
+        "5",
+    ]
+    source = write_lines(tmp_path / "c.jsonl", rows)
+    summary = prepare(source, tmp_path / "m.jsonl.gz")
+    assert (summary.recordings, summary.rejected) == (1, len(rows) - 1)
+    expected = [
+        "no such file",
+        "not an audio file",
+        "too short",
+        "cut short",
+        "its id 'good' is that of c.jsonl, line 1",
+    ]
+    expected += ["split is 'later'", "text is 5", "the key 'audio'", "not JSON", "not a JSON object"]
+    for reason, what in zip(reasons(tmp_path / "m.jsonl.gz"), expected, strict=True):
+        assert what in reason
+    with pytest.raises(ValueError, match=r"10 of 11 entries cannot be used, the first is c.jsonl, line 2"):
+        prepare(source, tmp_path / "strict.jsonl", strict=True)
+    assert not (tmp_path / "strict.jsonl").exists()
+
+
+def test_strict_hears_what_headers_do_not_say(tmp_path: Path, write_tone: Any) -> None:
+    path = write_tone("a.wav", subtype="FLOAT")
+    tone, rate = soundfile.read(path)
+    soundfile.write(path, np.full_like(tone, np.nan), rate, subtype="FLOAT")
+    soundfile.write(tmp_path / "b.wav", 0 * tone, rate)
+    for name, what in (("a", "not numbers"), ("b", "silence")):
+        source = write_lines(tmp_path / f"{name}.jsonl", [{"audio": f"{name}.wav"}])
+        assert prepare(source, tmp_path / f"m-{name}.jsonl").recordings == 1
+        with pytest.raises(ValueError, match=what):
+            prepare(source, tmp_path / f"strict-{name}.jsonl", strict=True)
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "c.jsonl", [{"audio": "absent.wav"}] * 3)
+    with pytest.raises(ValueError, match=r"3 of 3 entries cannot be used.*absent.wav: no such file"):
+        prepare(source, tmp_path / "m.jsonl")
+    assert len(reasons(tmp_path / "m.jsonl")) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no audio"):
+        prepare(tmp_path / "empty", tmp_path / "n.jsonl")
+
+
+def test_a_manifest_is_never_overwritten(tmp_path: Path, write_tone: Any) -> None:
+    write_tone("wavs/a.wav")
+    prepare(tmp_path / "wavs", tmp_path / "m.jsonl")
+    before = (tmp_path / "m.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="exists already"):
+        prepare(tmp_path / "wavs", tmp_path / "m.jsonl")
+    assert (tmp_path / "m.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "absent", "empty.jsonl", "supervisions.jsonl"])
+def test_sources_of_another_kind(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    write_lines(tmp_path / "supervisions.jsonl", [{"id": "a", "recording_id": "b"}])
+    with pytest.raises(ValueError, match=name):
+        prepare(tmp_path / name, tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match="name the manifest"):
+        prepare(tmp_path, tmp_path / "m.txt")
+
+
+def test_ljspeech(tmp_path: Path, write_tone: Any) -> None:
+    write_tone("LJ/wavs/LJ001-0001.wav")
+    write_tone("LJ/wavs/LJ001-0002.flac")
+    lines = [
+        "LJ001-0001|In 1455.|In fourteen fifty-five.",
+        'LJ001-0002|"Quoted" text',
+        "LJ001-0003|absent",
+        "broken line",
+    ]
+    write_lines(tmp_path / "LJ" / "metadata.csv", lines)
+    for source in (tmp_path / "LJ", tmp_path / "LJ" / "metadata.csv"):
+        manifest = tmp_path / f"{source.name}.jsonl"
+        assert prepare(source, manifest).rejected == 2
+        first, second = read_manifest(manifest)
+        assert (first.id, first.text, first.speaker) == ("LJ001-0001", "In 1455.", "LJ")
+        assert (second.path.name, second.text) == ("LJ001-0002.flac", '"Quoted" text')
+
+
+def test_folder(tmp_path: Path, write_tone: Any) -> None:
+    for name in ("c/anna/1.wav", "c/anna/take[/b] 2.WAV", "c/top.flac", "c/ben/deep/x.mp3", "c/anna/._1.wav"):
+        write_tone(name, format="WAV" if name.endswith("WAV") else None)
+    (tmp_path / "c/anna/1.txt").write_text("Two\nlines. ")
+    (tmp_path / "c/notes.md").write_text("not audio")
+    prepare(tmp_path / "c", tmp_path / "m.jsonl")
+    found = {r.id: r for r in read_manifest(tmp_path / "m.jsonl")}
+    assert set(found) == {"anna/1", "anna/take[/b] 2", "top", "ben/deep/x"}
+    assert {name: r.speaker for name, r in found.items()} == {
+        "anna/1": "anna", "anna/take[/b] 2": "take[", "top": None, "ben/deep/x": "deep",
+    }  # fmt: skip
+    assert found["anna/1"].text == "Two lines."
+    assert found["top"].text is None
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_lhotse_recordings_with_supervisions(tmp_path: Path, write_tone: Any, packed: str) -> None:
+    from lhotse import Recording as LhotseRecording
+    from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
+
+    names = ("long", "unsaid")
+    sounds = [LhotseRecording.from_file(write_tone(f"{n}.wav", seconds=2.0), recording_id=n) for n in names]
+    said = [SupervisionSegment(f"long-{i}", "long", i * 0.5, 0.5, text=f"part {i}", speaker="p") for i in range(3)]
+    RecordingSet.from_recordings(sounds).to_file(tmp_path / f"x_recordings_all.jsonl{packed}")
+    source = tmp_path / f"x_recordings_all.jsonl{packed}"
+    assert prepare(source, tmp_path / "whole.jsonl").recordings == 2
+    SupervisionSet.from_segments(said).to_file(tmp_path / f"x_supervisions_all.jsonl{packed}")
+    assert prepare(source, tmp_path / "m.jsonl").rejected == 1
+    read = list(read_manifest(tmp_path / "m.jsonl"))
+    assert [(r.id, r.start, r.seconds, r.text) for r in read] == [
+        (f"long-{i}", i * 0.5, 0.5, f"part {i}") for i in range(3)
+    ]
+
+
+def test_lhotse_cuts(tmp_path: Path, write_tone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lhotse import CutSet, MonoCut
+    from lhotse import Recording as LhotseRecording
+
+    write_tone("data/x.wav", seconds=1.0)
+    monkeypatch.chdir(tmp_path)  # lhotse keeps the path as it was given, here relative to the working folder
+    sound = LhotseRecording.from_file("data/x.wav", recording_id="x")
+    cuts = [MonoCut("a", 0, 1.0, 0, recording=sound), MonoCut("b", 0.5, 0.25, 0, recording=sound)]
+    cuts += [cuts[0].perturb_speed(1.1).with_id("fast"), cuts[0].append(cuts[1]).with_id("mixed")]
+    (tmp_path / "manifests").mkdir()
+    CutSet.from_cuts(cuts).to_file(tmp_path / "manifests" / "cuts.jsonl")
+    prepare(tmp_path / "manifests" / "cuts.jsonl", tmp_path / "m.jsonl")
+    assert [(r.id, r.start, r.seconds) for r in read_manifest(tmp_path / "m.jsonl")] == [
+        ("a", 0, 1.0),
+        ("b", 0.5, 0.25),
+    ]
+    assert ["transforms" in r or "MixedCut" in r for r in reasons(tmp_path / "m.jsonl")] == [True, True]
+
+
+def found(count: int, texts: int) -> list[Found]:
+    return [Found(str(i), Recording(str(i), Path("x"), 1.0, text=f"Text {i % texts}")) for i in range(count)]
+
+
+def test_splits_are_dealt_by_text() -> None:
+    dealt = deal_splits(found(6000, 3000))
+    shares = Counter(r.split for r in dealt)
+    assert 0.94 < shares["train"] / 6000 < 0.98
+    assert 0.01 < shares["dev"] / 6000 < 0.03
+    by_text: dict[str | None, set[str]] = {}
+    for r in dealt:
+        by_text.setdefault(r.text, set()).add(r.split)
+    assert all(len(splits) == 1 for splits in by_text.values())
+    assert deal_splits(found(6000, 3000)[::-1])[::-1] == dealt
+
+
+@pytest.mark.parametrize("count", [3, 4, 10, 30])
+def test_a_small_corpus_has_every_split(count: int) -> None:
+    assert {r.split for r in deal_splits(found(count, count))} == {"train", "dev", "test"}
+
+
+def test_a_packed_source(tmp_path: Path, write_tone: Any) -> None:
+    write_tone("a.wav")
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"audio": "a.wav"}\n'))
+    assert prepare(tmp_path / "c.jsonl.gz", tmp_path / "m.jsonl").recordings == 1

@@ -1,0 +1,220 @@
+"""Token shards: what was tokenized is read back; broken, foreign or unfinished folders are refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from triptych.corpus.manifest import Recording
+from triptych.corpus.shards import ShardConfig, ShardSet, verify, write_shards
+from triptych.tokenizers.spec import TokenizerSpec, WaveformSpec
+from triptych.tokenizers.trio import Tokenizers
+
+SMALL = ShardConfig(rows_per_shard=3)
+
+
+@pytest.fixture
+def recordings(write_tone: Any) -> list[Recording]:
+    splits: list[Any] = ["train", "train", "dev", "test"]
+    return [
+        Recording(
+            id=f"take[/b] {i}",
+            path=write_tone(f"take[/b] {i}.wav", seconds=0.3 + 0.07 * i, hertz=100 + 30 * i),
+            seconds=0.3 + 0.07 * i,
+            text=f"Text {i}" if i % 3 else None,
+            speaker=f"s{i % 2}" if i else None,
+            split=splits[i % 4],
+        )
+        for i in range(8)
+    ]
+
+
+def with_specs(tokenizers: Tokenizers, **changes: Any) -> dict[str, TokenizerSpec]:
+    return {kind: dataclasses.replace(spec, **changes) for kind, spec in tokenizers.specs.items()}
+
+
+def test_what_was_tokenized_is_read(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    seen: list[tuple[int, int]] = []
+    summary = write_shards(recordings, tokenizers, tmp_path / "t", SMALL, lambda *done: seen.append(done))
+    assert (summary.rows, summary.rejected, summary.complete) == (8, 0, True)
+    assert seen[-1] == (8, 8)
+    shards = ShardSet.open(tmp_path / "t", tokenizers.specs, tokenizers.waveform)
+    assert verify(tmp_path / "t") == len(shards) == 8
+    assert shards.grid == tokenizers.grid
+    for i, r in enumerate(recordings):
+        tokens = tokenizers.tokens(tokenizers.prepare_file(r.path))
+        np.testing.assert_array_equal(shards.semantic(i), tokens.semantic)
+        np.testing.assert_array_equal(shards.codes(i), tokens.codes)
+        assert (
+            shards.codes(i).shape[1] * shards.grid.semantic_per_beat
+            == len(tokens.semantic) * shards.grid.acoustic_per_beat
+        )
+        row = shards.row(i)
+        assert (row.id, row.text, row.speaker, row.split, row.samples) == (
+            r.id,
+            r.text,
+            r.speaker,
+            r.split,
+            tokens.samples,
+        )
+        assert bytes(shards.text(i).astype(np.uint8)).decode() == (r.text or "").lower()
+    assert list(shards.indices("train")) == [0, 1, 4, 5]
+    assert [len(shards.semantic(i)) for i in range(8)] == list(shards.lengths("semantic"))
+    assert [shards.codes(i).shape[1] for i in range(8)] == list(shards.lengths("codes"))
+
+
+def test_tokens_lie_in_the_file_and_cannot_be_changed(
+    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    codes = ShardSet.open(tmp_path / "t").codes(3)
+    assert not codes.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        codes[0, 0] = 1
+
+
+def test_another_reader_of_safetensors_agrees(
+    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    from safetensors.numpy import load_file
+
+    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    flat = load_file(tmp_path / "t" / "shard-00001.safetensors")
+    shards = ShardSet.open(tmp_path / "t")
+    np.testing.assert_array_equal(flat["semantic"], np.concatenate([shards.semantic(i) for i in (3, 4, 5)]))
+    assert flat["codes"].dtype == flat["text"].dtype == np.uint16
+
+
+def test_rows_that_fail_are_listed(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    recordings[0].path.write_text("no audio")
+    recordings[4] = dataclasses.replace(recordings[4], text="Привет")
+    recordings[5].path.unlink()
+    summary = write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    assert (summary.rows, summary.rejected) == (5, 3)
+    listed = [json.loads(line) for line in (tmp_path / "t" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in listed] == [recordings[i].id for i in (0, 4, 5)]
+    assert all(row["reason"] for row in listed)
+    assert [ShardSet.open(tmp_path / "t").row(i).id[-1] for i in range(5)] == ["1", "2", "3", "6", "7"]
+    assert sorted(p.name for p in (tmp_path / "t").iterdir() if "rejected" in p.name) == ["rejected.jsonl"]
+
+
+def test_no_usable_row_is_an_error(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    for r in recordings:
+        r.path.write_text("no audio")
+    with pytest.raises(ValueError, match=r"none of 8 recordings could be tokenized, the first: .*not an audio file"):
+        write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    with pytest.raises(ValueError, match="no recordings"):
+        write_shards([], tokenizers, tmp_path / "u", SMALL)
+
+
+def test_a_broken_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(recordings, tokenizers, tmp_path / "whole", SMALL)
+
+    def stop(done: int, of: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(recordings, tokenizers, tmp_path / "t", SMALL, stop)
+    with pytest.raises(ValueError, match=r"not a complete folder.*go on"):
+        ShardSet.open(tmp_path / "t")
+    first = (tmp_path / "t" / "shard-00000.safetensors").stat().st_mtime_ns
+    seen: list[int] = []
+    write_shards(recordings, tokenizers, tmp_path / "t", SMALL, lambda done, of: seen.append(done))
+    assert seen[0] == 4
+    assert (tmp_path / "t" / "shard-00000.safetensors").stat().st_mtime_ns == first
+    for path in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "t" / path.name).read_bytes() == path.read_bytes()
+    assert len(list((tmp_path / "t").iterdir())) == len(list((tmp_path / "whole").iterdir()))
+    with pytest.raises(ValueError, match="complete already"):
+        write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+
+
+def test_workers_share_the_shards(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    write_shards(recordings, tokenizers, tmp_path / "one", SMALL)
+    two = [
+        write_shards(recordings, tokenizers, tmp_path / "two", ShardConfig(rows_per_shard=3, worker=w, workers=2))
+        for w in (1, 0)
+    ]
+    assert [s.complete for s in two] == [False, True]
+    for path in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_run_does_not_go_on_with_something_else(
+    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(recordings, tokenizers, tmp_path / "t", ShardConfig(rows_per_shard=3, workers=2))
+    with pytest.raises(ValueError, match="begun with other recordings"):
+        write_shards(recordings[:-1], tokenizers, tmp_path / "t", SMALL)
+    with pytest.raises(ValueError, match="begun with other rows_per_shard"):
+        write_shards(recordings, tokenizers, tmp_path / "t", ShardConfig(rows_per_shard=4))
+    other = dataclasses.replace(tokenizers, waveform=WaveformSpec(24000, -20.0, None))
+    with pytest.raises(ValueError, match="begun with other waveform"):
+        write_shards(recordings, other, tmp_path / "t", SMALL)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    with pytest.raises(ValueError, match="exists already"):
+        write_shards(recordings, tokenizers, tmp_path / "full", SMALL)
+
+
+def test_other_tokenizers_are_refused_with_both_fingerprints(
+    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    with pytest.raises(ValueError, match=r"letters-1.*not with.*other.*tokenize again"):
+        ShardSet.open(tmp_path / "t", with_specs(tokenizers, fingerprint="other"))
+    with pytest.raises(ValueError, match="prepared with"):
+        ShardSet.open(tmp_path / "t", waveform=WaveformSpec(24000, None, None))
+
+
+def test_without_text_tokenizer_there_is_no_text(
+    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(recordings, dataclasses.replace(tokenizers, text=None), tmp_path / "t", SMALL)
+    shards = ShardSet.open(tmp_path / "t")
+    assert set(shards.specs) == {"semantic", "acoustic"}
+    assert list(shards.lengths("text")) == [0] * 8
+    assert shards.row(1).text == "Text 1"
+    with pytest.raises(ValueError, match="tokenized without text"):
+        ShardSet.open(tmp_path / "t", tokenizers.specs)
+
+
+def test_damage_is_found(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    path = tmp_path / "t" / "shard-00001.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors is missing or damaged"):
+        verify(tmp_path / "t")
+    path.write_bytes(whole[:-2])
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors is missing or cut short"):
+        ShardSet.open(tmp_path / "t")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors is missing"):
+        ShardSet.open(tmp_path / "t")
+    path.write_bytes(b"x" * len(whole))
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors is damaged"):
+        ShardSet.open(tmp_path / "t")
+
+
+def test_another_format_is_refused(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    record = json.loads((tmp_path / "t" / "shards.json").read_text())
+    (tmp_path / "t" / "shards.json").write_text(json.dumps(record | {"format": 99}))
+    with pytest.raises(ValueError, match="format 99, this version reads 1"):
+        ShardSet.open(tmp_path / "t")
+    with pytest.raises(ValueError, match="does not exist"):
+        ShardSet.open(tmp_path / "absent")
+
+
+def test_a_shard_of_rejected_rows_alone(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    for r in recordings[3:6]:
+        r.path.unlink()
+    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    assert verify(tmp_path / "t") == 5

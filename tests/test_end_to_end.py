@@ -1,0 +1,133 @@
+"""From wavs to a spoken sentence through the command line: two utterances are overfitted, greedy decoding returns them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from triptych.cli.main import app
+from triptych.corpus.shards import ShardSet
+from triptych.lm.sampling import Sampling
+from triptych.stages.cascade import Cascade, Settings
+
+GREEDY = Settings(
+    semantic=Sampling(temperature=0.0), coarse=Sampling(temperature=0.0), fine=Sampling(temperature=0.0), longest=3.0
+)
+TEXTS = {"one": "Good morning.", "two": "A quiet evening by the sea."}
+
+
+def babble(seed: int, seconds: float) -> np.ndarray:
+    """Syllables of gliding harmonics with pauses: enough for tokens that differ."""
+    rng, rate = np.random.default_rng(seed), 24_000
+    parts = []
+    while sum(map(len, parts)) < seconds * rate:
+        n = int(rng.uniform(0.1, 0.3) * rate)
+        pitch = np.linspace(rng.uniform(90, 220), rng.uniform(90, 220), n)
+        phase = 2 * np.pi * np.cumsum(pitch) / rate
+        tone = sum(np.sin(k * phase) * rng.uniform(0, 1) / k for k in range(1, 12))
+        parts += [tone * np.hanning(n) * 0.1, rng.standard_normal(int(0.05 * rate)) * 0.002]
+    return np.concatenate(parts)[: int(seconds * rate)].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every command of the chain, in order."""
+    home = tmp_path_factory.mktemp("chain")
+    with open(home / "corpus.jsonl", "w") as stream:
+        for number, (name, text) in enumerate(TEXTS.items()):
+            (home / "audio" / f"{name}[").mkdir(parents=True)
+            soundfile.write(home / "audio" / f"{name}[/b].wav", babble(number, 1.6 + number * 0.5), 24_000)
+            for split in ("train", "dev"):
+                row = {"id": f"{name}-{split}", "audio": f"audio/{name}[/b].wav", "text": text, "speaker": "ann", "split": split}
+                stream.write(json.dumps(row) + "\n")
+    tokenizers = home / "tokenizers"
+    for line in (
+        ["prepare", home / "corpus.jsonl", "-o", home / "manifest.jsonl"],
+        ["fit", "text", home / "manifest.jsonl", "-o", tokenizers / "text"],
+        ["fit", "encoder", home / "manifest.jsonl", "-o", home / "encoder", "--config", "encoder/tiny"],
+        ["fit", "semantic", home / "manifest.jsonl", "-o", tokenizers / "semantic", f"encoder={home / 'encoder'}", "layer=1", "clusters=12"],
+        ["fit", "acoustic", home / "manifest.jsonl", "-o", tokenizers / "acoustic", "--config", "acoustic/tiny"],
+        ["tokenize", home / "manifest.jsonl", "--tokenizers", tokenizers, "-o", home / "shards"],
+        *(
+            ["train", stage, "--config", f"{stage}/tiny", f"shards={home / 'shards'}", f"run={home / stage}"]
+            for stage in ("semantic", "coarse", "fine")
+        ),
+        ["bundle", "--semantic", home / "semantic", "--coarse", home / "coarse", "--fine", home / "fine", "--tokenizers", tokenizers, "-o", home / "bundle"],
+        ["verify", home / "bundle"],
+        ["verify", home / "shards"],
+        ["speak", TEXTS["one"], "--bundle", home / "bundle", "-o", home / "said.wav"],
+    ):  # fmt: skip
+        result = CliRunner().invoke(app, [str(word) for word in line], catch_exceptions=False)
+        assert result.exit_code == 0, f"{line}: {result.output}"
+    return home
+
+
+@pytest.fixture(scope="module")
+def cascade(work: Path) -> Cascade:
+    torch.set_num_threads(1)
+    return Cascade.load(work / "bundle")
+
+
+@pytest.mark.parametrize("place", range(len(TEXTS)))
+def test_greedy_decoding_returns_the_exact_tokens_of_each_stage(work: Path, cascade: Cascade, place: int) -> None:
+    shards = ShardSet.open(work / "shards")
+    index = int(shards.indices("train")[place])
+    text = shards.row(index).text
+    assert text is not None
+    said = cascade.speak(text, settings=GREEDY)
+    assert said.semantic.tolist() == shards.semantic(index).tolist()
+    assert said.codes[:2].tolist() == shards.codes(index)[:2].tolist()
+    assert said.codes.tolist() == shards.codes(index).tolist()
+    assert len(said.waveform) == said.codes.shape[1] * cascade.tokenizers.acoustic.spec.hop
+
+
+def test_the_three_other_jobs_run(work: Path, cascade: Cascade) -> None:
+    one, two = (work / "audio" / f"{name}[/b].wav" for name in TEXTS)
+    went_on = cascade.continue_(one, seconds=2.0)
+    before = len(cascade.tokenizers.tokens(cascade.tokenizers.prepare_file(one)).semantic)
+    assert len(went_on.semantic) - before == 2 * cascade.grid.semantic_rate
+    converted = cascade.convert(one, voice=two)
+    assert len(converted.semantic) == before
+    for level in ("codes", "coarse", "semantic"):
+        again = cascade.resynthesise(one, level=level)
+        assert len(again.waveform) == len(converted.waveform) and np.isfinite(again.waveform).all()
+
+
+def test_the_same_seed_gives_the_same_sound_and_another_one_another(cascade: Cascade) -> None:
+    warm = Settings(semantic=Sampling(temperature=2.0), coarse=Sampling(temperature=2.0))
+    text = "Something new."
+    first, again = cascade.speak(text, settings=warm), cascade.speak(text, settings=warm)
+    assert (first.waveform == again.waveform).all()
+    from dataclasses import replace
+
+    other = cascade.speak(text, settings=replace(warm, seed=1))
+    assert first.codes.shape != other.codes.shape or (first.codes != other.codes).any()
+
+
+def test_a_damaged_bundle_is_found(work: Path, tmp_path: Path) -> None:
+    from shutil import copytree
+
+    copytree(work / "bundle", tmp_path / "bundle")
+    weights = tmp_path / "bundle" / "stages" / "fine" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "bundle")])
+    assert result.exit_code == 1 and "fine/model.safetensors is damaged" in str(result.exception)
+
+
+def test_tokens_of_other_tokenizers_are_refused(work: Path, tmp_path: Path) -> None:
+    """The same text and codec, but k-means of another size."""
+    from shutil import copytree
+
+    copytree(work / "tokenizers", tmp_path / "tokenizers")
+    from shutil import rmtree
+
+    rmtree(tmp_path / "tokenizers" / "semantic")
+    line = ["fit", "semantic", work / "manifest.jsonl", "-o", tmp_path / "tokenizers" / "semantic", f"encoder={work / 'encoder'}", "layer=1", "clusters=9"]  # fmt: skip
+    assert CliRunner().invoke(app, [str(word) for word in line]).exit_code == 0
+    runs = [word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", str(work / stage))]
+    result = CliRunner().invoke(app, ["bundle", *runs, "--tokenizers", str(tmp_path / "tokenizers"), "-o", str(tmp_path / "b")])
+    assert result.exit_code == 1 and "tokenize again" in str(result.exception) and not (tmp_path / "b").exists()

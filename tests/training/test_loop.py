@@ -1,0 +1,163 @@
+"""The training loop: exact resume, exact counts, and what it refuses."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.training.config import TrainingConfig, build, load_tree
+from triptych.training.loop import TrainingError, TrainingStopped, learning_rate, train
+from triptych.training.run import RunFolder, find_checkpoint
+
+CONFIG = TrainingConfig(max_steps=8, warmup_steps=2, log_every=1, validate_every=4, checkpoint_every=3, accumulation=2, threads=1)
+
+
+class Toy(nn.Module):
+    """A regression with dropout, so that a wrong random stream shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, 1))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def loss(self, batch):
+        x, y = batch
+        self.seen += len(x) * self.training
+        return (self.body(x)[:, 0] - y).square().mean(), {"targets": float(len(x))}
+
+
+def batches(step: int):
+    made = []
+    for micro in range(CONFIG.accumulation):
+        generator = torch.Generator().manual_seed(100 * step + micro)
+        x = torch.randn(3 + micro, 4, generator=generator)
+        made.append((x, x.sum(1)))
+    return made
+
+
+def run(folder, config=CONFIG, data=batches, **options):
+    model = Toy()
+    with RunFolder(folder) as owned:
+        train(model, data, config, owned, {"stage": "toy"}, **options)
+    return model
+
+
+def losses(folder):
+    rows = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+    return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, stop_at):
+    whole = run(tmp_path / "whole")
+
+    def stopping(step):
+        if step == stop_at + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches(step)
+
+    with pytest.raises(TrainingStopped, match="resume=true"):
+        run(tmp_path / "broken", data=stopping)
+    again = run(tmp_path / "broken", resume=True)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_steps_are_exactly_as_many_as_asked(tmp_path):
+    model = run(tmp_path / "run")
+    assert find_checkpoint(tmp_path / "run").name == "step-00000008"
+    assert int(model.seen) == 8 * (3 + 4)
+
+
+def test_accumulated_gradients_weigh_targets(tmp_path):
+    """Two micro-batches of different size give the step of one that holds both."""
+
+    def joined(step):
+        (x, y), (u, v) = batches(step)
+        return [(torch.cat([x, u]), torch.cat([y, v]))]
+
+    class Plain(Toy):
+        def __init__(self):
+            super().__init__()
+            self.body[1] = nn.Identity()
+
+    models = []
+    for name, data in (("apart", batches), ("joined", joined)):
+        models.append(Plain())
+        with RunFolder(tmp_path / name) as owned:
+            train(models[-1], data, replace(CONFIG, max_steps=3), owned, {})
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_validation_runs_in_eval_mode_and_keeps_the_best(tmp_path):
+    seen = []
+    values = {4: 1.0, 8: 2.0}
+    model = Toy()
+
+    def validate(step, owned):
+        seen.append((step, model.training))
+        return {"loss": values[step]}
+
+    with RunFolder(tmp_path / "run") as owned:
+        train(model, batches, replace(CONFIG, keep_last=1), owned, {}, validate=validate)
+    assert seen == [(4, False), (8, False)] and model.training
+    assert find_checkpoint(tmp_path / "run", "best").name == "step-00000004"
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path):
+    def poisoned(step):
+        return [(torch.full((2, 4), math.nan), torch.zeros(2))] if step == 5 else batches(step)
+
+    with pytest.raises(TrainingError, match="step 5"):
+        run(tmp_path / "run", data=poisoned)
+    assert find_checkpoint(tmp_path / "run").name == "step-00000003"
+
+
+def test_no_checkpoint_is_an_error_and_so_is_one_unasked_for(tmp_path):
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        run(tmp_path / "run", resume=True)
+    run(tmp_path / "run")
+    with pytest.raises(ValueError, match="resume=true"):
+        run(tmp_path / "run")
+
+
+def test_two_runs_cannot_own_one_folder(tmp_path):
+    with RunFolder(tmp_path / "run"), pytest.raises(ValueError, match="belongs to process"):
+        RunFolder(tmp_path / "run")
+    with RunFolder(tmp_path / "run"):  # free again
+        pass
+
+
+def test_a_dead_owners_lock_is_taken_over(tmp_path):
+    folder = tmp_path / "run"
+    with RunFolder(folder):
+        lock = json.loads((folder / "lock").read_text())
+    (folder / "lock").write_text(json.dumps({**lock, "pid": 2**22 + 1}))
+    with RunFolder(folder):
+        pass
+
+
+def test_learning_rate_rises_then_falls_to_its_floor():
+    config = TrainingConfig(max_steps=100, warmup_steps=10, learning_rate=1.0, final_ratio=0.1)
+    rates = [learning_rate(step, config) for step in range(1, 101)]
+    assert max(rates) == rates[9] == 1.0 and rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+        build(TrainingConfig, {"learning_rat": 1.0})
+    with pytest.raises(ValueError, match="max_steps"):
+        build(TrainingConfig, {"max_steps": "many"})
+    with pytest.raises(ValueError, match="key=value"):
+        load_tree(None, ["max_steps"])
+    assert load_tree(None, ["a.b=3", "a.c=x"]) == {"a": {"b": 3, "c": "x"}}
