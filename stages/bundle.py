@@ -56,7 +56,9 @@ def hear_voice(tokenizers: Tokenizers, path: Path, text: str | None) -> Voice:
     prepared = tokenizers.prepare_file(path)
     seconds = len(prepared.waveform) / tokenizers.waveform.sample_rate
     if not SHORTEST_VOICE <= seconds <= LONGEST_VOICE:
-        raise ValueError(f"{path}: {seconds:.1f} s; a voice prompt has {SHORTEST_VOICE} to {LONGEST_VOICE:.0f} s: cut it")
+        raise ValueError(
+            f"{path}: {seconds:.1f} s; a voice prompt has {SHORTEST_VOICE} to {LONGEST_VOICE:.0f} s: cut it"
+        )
     tokens = tokenizers.tokens(prepared)
     return Voice(tokens.semantic, tokens.codes, text)
 
@@ -83,7 +85,8 @@ def write_bundle(
     from triptych.training.config import build
 
     sources = {
-        name: find_checkpoint(path, "best") for name, path in {"semantic": semantic, "coarse": coarse, "fine": fine}.items()
+        name: find_checkpoint(path, "best")
+        for name, path in {"semantic": semantic, "coarse": coarse, "fine": fine}.items()
     }
     loaded = Tokenizers.load(tokenizers)
     for name, source in sources.items():
@@ -94,7 +97,10 @@ def write_bundle(
             place = beside / "stages" / name
             place.mkdir(parents=True)
             write_json(place / "stage.json", read_json(source / "stage.json"))
-            save_file({k: _shipped(v) for k, v in load_file(source / "model.safetensors").items()}, place / "model.safetensors")
+            save_file(
+                {k: _shipped(v) for k, v in load_file(source / "model.safetensors").items()},
+                place / "model.safetensors",
+            )
         for part in ("text", "semantic", "acoustic"):
             if (tokenizers / part).is_dir():
                 copytree(tokenizers / part, beside / "tokenizers" / part)
@@ -102,9 +108,14 @@ def write_bundle(
         (beside / "voices").mkdir()
         for name, (path, text) in voices.items():
             voice = hear_voice(loaded, path, text)
-            save_arrays({"semantic": voice.semantic, "codes": voice.codes}, beside / "voices" / f"{_plain_name(name)}.safetensors")
+            save_arrays(
+                {"semantic": voice.semantic, "codes": voice.codes},
+                beside / "voices" / f"{_plain_name(name)}.safetensors",
+            )
         write_json(beside / "voices.json", {name: text for name, (_, text) in voices.items()})
-        files = {str(file.relative_to(beside)): file_digest(file) for file in sorted(beside.rglob("*")) if file.is_file()}
+        files = {
+            str(file.relative_to(beside)): file_digest(file) for file in sorted(beside.rglob("*")) if file.is_file()
+        }
         write_json(beside / "bundle.json", {"format": FORMAT, "settings": dict(settings or {}), "files": files})
 
 
@@ -129,8 +140,14 @@ def _check_stage(name: str, stage: AnyStage, tokenizers: Tokenizers, where: Path
         raise ValueError(f"{where} holds a {stage.name} stage, not a {name} stage")
     specs = tokenizers.specs
     check_same(stage.specs.semantic, specs["semantic"], str(where))
-    check_same(stage.specs.acoustic, specs["acoustic"], str(where))
-    if stage.specs.text and name == "semantic":
+    if name != "semantic":
+        check_same(stage.specs.acoustic, specs["acoustic"], str(where))
+        return
+    if stage.specs.grid != tokenizers.grid:  # of the codec, the semantic stage knows the beat alone
+        raise ValueError(
+            f"{where} was trained for another beat than that of these tokenizers: tokenize and train again"
+        )
+    if stage.specs.text:
         if "text" not in specs:
             raise ValueError(f"{where} was trained with text, but these tokenizers have none")
         check_same(stage.specs.text, specs["text"], str(where))
@@ -146,7 +163,9 @@ def read_bundle(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is no bundle: it has no bundle.json; `triptych bundle` makes one")
     record: dict[str, Any] = read_json(folder / "bundle.json")
     if record.get("format") != FORMAT:
-        raise ValueError(f"{folder} is a bundle of format {record.get('format')}, not {FORMAT}: use another triptych version")
+        raise ValueError(
+            f"{folder} is a bundle of format {record.get('format')}, not {FORMAT}: use another triptych version"
+        )
     return record
 
 

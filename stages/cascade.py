@@ -100,7 +100,7 @@ class Cascade:
         voices: Mapping[str, Voice],
         settings: Settings,
     ) -> None:
-        self.tokenizers, self.stages, self._voices, self.settings = tokenizers, stages, dict(voices), settings
+        self.tokenizers, self.stages, self._voices, self.settings = tokenizers, dict(stages), dict(voices), settings
         self.grid: TimeGrid = tokenizers.grid
         self.sample_rate = tokenizers.acoustic.spec.sample_rate
 
@@ -135,7 +135,7 @@ class Cascade:
 
         Args:
             voice: a named voice or a recording of 0.5 to 30 s; None: the first named voice.
-            voice_text: what is said in that recording; with it, the semantic stage is prompted too, where it was trained so.
+            voice_text: what is said in that recording; it prompts the semantic stage too, where that was trained so.
         Raises:
             ValueError: a text that is empty, too long or cannot be spoken; a voice that cannot be heard.
         """
@@ -250,7 +250,9 @@ def _cut(voice: Voice, beats: int, grid: TimeGrid, *, end: bool = False) -> Voic
     """The first (or last) `beats` beats of a clip."""
     s, a = beats * grid.semantic_per_beat, beats * grid.acoustic_per_beat
     if end:
-        return Voice(voice.semantic[max(0, len(voice.semantic) - s) :], voice.codes[:, max(0, voice.codes.shape[1] - a) :], None)
+        return Voice(
+            voice.semantic[max(0, len(voice.semantic) - s) :], voice.codes[:, max(0, voice.codes.shape[1] - a) :], None
+        )
     return Voice(voice.semantic[:s], voice.codes[:, :a], None)
 
 

@@ -1,8 +1,8 @@
 """A span on the time grid: a voice prompt (or none), then a crop of a clip. Coarse and fine rows are spans.
 
-    frames     |v v v v|v v|. . . . . . . . . .|
-               two clips of     the target
-               the same voice
+frames     |v v v v|v v|. . . . . . . . . .|
+           two clips of     the target
+           the same voice
 """
 
 from dataclasses import dataclass

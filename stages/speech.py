@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.corpus.manifest import Split
 from triptych.corpus.shards import ShardSet
 from triptych.tokenizers.spec import TimeGrid
 
@@ -35,7 +36,7 @@ class Clip:
 class Speech:
     """The clips of one split."""
 
-    def __init__(self, shards: ShardSet, split: str) -> None:
+    def __init__(self, shards: ShardSet, split: Split) -> None:
         self.shards = shards
         self.grid: TimeGrid = shards.grid
         self.indices = list(shards.indices(split))

@@ -27,7 +27,9 @@ def split_text(text: str, encode: Callable[[str], Tokens], too_long: Callable[[T
         return [whole]
     parts = [text]
     for boundary in (SENTENCE_END, CLAUSE_END, WORD_END):
-        parts = [shorter for part in parts for shorter in (_split(part, boundary) if too_long(encode(part)) else [part])]
+        parts = [
+            shorter for part in parts for shorter in (_split(part, boundary) if too_long(encode(part)) else [part])
+        ]
     pieces: list[str] = []
     for part in parts:
         joined = f"{pieces[-1]} {part}" if pieces else part

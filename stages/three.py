@@ -56,7 +56,9 @@ def read_stage(folder: Path) -> AnyStage:
     """
     record = read_json(folder / "stage.json")
     if record.get("format") != FORMAT or "specs" not in record:
-        raise ValueError(f"{folder / 'stage.json'} is no stage of format {FORMAT}: it needs another version of triptych")
+        raise ValueError(
+            f"{folder / 'stage.json'} is no stage of format {FORMAT}: it needs another version of triptych"
+        )
     return make_stage(record["stage"], record["config"], Specs.from_json(record["specs"]))
 
 

@@ -19,6 +19,7 @@ from triptych.corpus.plan import BatchPlan
 from triptych.corpus.shards import ShardSet
 from triptych.stages.coarse.sequence import CoarseConfig
 from triptych.stages.fine.sequence import FineConfig
+from triptych.stages.listening import Listener
 from triptych.stages.semantic.sequence import SemanticConfig
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Batch, Specs, Stage
@@ -44,6 +45,8 @@ class RunConfig:
     """positions a micro-batch, padding included"""
     validation_rows: int = 64
     """held-out clips at each validation; 0: no validation"""
+    listen: str | None = None
+    """tokenizers (coarse, fine) or a bundle (any stage) through which validation is heard in TensorBoard"""
     training: TrainingConfig = TrainingConfig()
     """steps, rates, precision"""
 
@@ -115,7 +118,9 @@ def train_stage(
             config.training,
             run,
             record_of(stage),
-            validate=Validation(stage, held_out, model, config) if held_out.indices and config.validation_rows else None,
+            validate=Validation(stage, held_out, model, config)
+            if held_out.indices and config.validation_rows
+            else None,
             resume=config.resume,
             progress=progress,
         )
@@ -129,12 +134,12 @@ def _initialise(model: nn.Module, source: Path) -> None:
     try:
         model.load_state_dict(other.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"init={source}: its weights do not fit this config: {str(error).splitlines()[-1].strip()}") from None
+        raise ValueError(
+            f"init={source}: its weights do not fit this config: {str(error).splitlines()[-1].strip()}"
+        ) from None
 
 
-def batches_of(
-    stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig
-) -> Callable[[int], list[Batch]]:
+def batches_of(stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig) -> Callable[[int], list[Batch]]:
     """step (from 1) -> its micro-batches; a pure function."""
     seed, accumulation = config.training.seed, config.training.accumulation
     plan = BatchPlan([stage.length(speech, index) for index in usable], config.budget, seed)
@@ -161,12 +166,15 @@ class Validation:
 
     def __init__(self, stage: Stage, held_out: Speech, model: Any, config: RunConfig) -> None:
         self.stage, self.held_out, self.model, self.config = stage, held_out, model, config
+        self.listener = Listener(Path(config.listen), stage, held_out) if config.listen else None
         self.rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
 
     def __call__(self, step: int, run: RunFolder) -> dict[str, float]:
         values = self._mean("own")
         for condition in self.stage.conditions:
             values[f"gap_{condition}"] = self._mean(condition)["loss"] - values["loss"]
+        if self.listener:
+            self.listener(step, run, self.model)
         return values
 
     def _mean(self, given: str) -> dict[str, float]:

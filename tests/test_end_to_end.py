@@ -1,7 +1,9 @@
-"""From wavs to a spoken sentence through the command line: two utterances are overfitted, greedy decoding returns them."""
+"""From wavs to a spoken sentence by the command line: two utterances are overfitted, greedy decoding returns them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
@@ -42,21 +44,29 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (home / "audio" / f"{name}[").mkdir(parents=True)
             soundfile.write(home / "audio" / f"{name}[/b].wav", babble(number, 1.6 + number * 0.5), 24_000)
             for split in ("train", "dev"):
-                row = {"id": f"{name}-{split}", "audio": f"audio/{name}[/b].wav", "text": text, "speaker": "ann", "split": split}
+                row = {
+                    "id": f"{name}-{split}",
+                    "audio": f"audio/{name}[/b].wav",
+                    "text": text,
+                    "speaker": "ann",
+                    "split": split,
+                }
                 stream.write(json.dumps(row) + "\n")
     tokenizers = home / "tokenizers"
+    fit_semantic = ["fit", "semantic", home / "manifest.jsonl", "-o", tokenizers / "semantic"]
+    runs = [word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", home / stage)]
     for line in (
         ["prepare", home / "corpus.jsonl", "-o", home / "manifest.jsonl"],
         ["fit", "text", home / "manifest.jsonl", "-o", tokenizers / "text"],
         ["fit", "encoder", home / "manifest.jsonl", "-o", home / "encoder", "--config", "encoder/tiny"],
-        ["fit", "semantic", home / "manifest.jsonl", "-o", tokenizers / "semantic", f"encoder={home / 'encoder'}", "layer=1", "clusters=12"],
+        [*fit_semantic, f"encoder={home / 'encoder'}", "layer=1", "clusters=12"],
         ["fit", "acoustic", home / "manifest.jsonl", "-o", tokenizers / "acoustic", "--config", "acoustic/tiny"],
         ["tokenize", home / "manifest.jsonl", "--tokenizers", tokenizers, "-o", home / "shards"],
         *(
             ["train", stage, "--config", f"{stage}/tiny", f"shards={home / 'shards'}", f"run={home / stage}"]
             for stage in ("semantic", "coarse", "fine")
         ),
-        ["bundle", "--semantic", home / "semantic", "--coarse", home / "coarse", "--fine", home / "fine", "--tokenizers", tokenizers, "-o", home / "bundle"],
+        ["bundle", *runs, "--tokenizers", tokenizers, "-o", home / "bundle"],
         ["verify", home / "bundle"],
         ["verify", home / "shards"],
         ["speak", TEXTS["one"], "--bundle", home / "bundle", "-o", home / "said.wav"],
@@ -102,15 +112,11 @@ def test_the_same_seed_gives_the_same_sound_and_another_one_another(cascade: Cas
     text = "Something new."
     first, again = cascade.speak(text, settings=warm), cascade.speak(text, settings=warm)
     assert (first.waveform == again.waveform).all()
-    from dataclasses import replace
-
     other = cascade.speak(text, settings=replace(warm, seed=1))
     assert first.codes.shape != other.codes.shape or (first.codes != other.codes).any()
 
 
 def test_a_damaged_bundle_is_found(work: Path, tmp_path: Path) -> None:
-    from shutil import copytree
-
     copytree(work / "bundle", tmp_path / "bundle")
     weights = tmp_path / "bundle" / "stages" / "fine" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
@@ -120,14 +126,13 @@ def test_a_damaged_bundle_is_found(work: Path, tmp_path: Path) -> None:
 
 def test_tokens_of_other_tokenizers_are_refused(work: Path, tmp_path: Path) -> None:
     """The same text and codec, but k-means of another size."""
-    from shutil import copytree
-
     copytree(work / "tokenizers", tmp_path / "tokenizers")
-    from shutil import rmtree
-
     rmtree(tmp_path / "tokenizers" / "semantic")
-    line = ["fit", "semantic", work / "manifest.jsonl", "-o", tmp_path / "tokenizers" / "semantic", f"encoder={work / 'encoder'}", "layer=1", "clusters=9"]  # fmt: skip
+    line = ["fit", "semantic", work / "manifest.jsonl", "-o", tmp_path / "tokenizers" / "semantic"]
+    line += [f"encoder={work / 'encoder'}", "layer=1", "clusters=9"]
     assert CliRunner().invoke(app, [str(word) for word in line]).exit_code == 0
     runs = [word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", str(work / stage))]
-    result = CliRunner().invoke(app, ["bundle", *runs, "--tokenizers", str(tmp_path / "tokenizers"), "-o", str(tmp_path / "b")])
+    result = CliRunner().invoke(
+        app, ["bundle", *runs, "--tokenizers", str(tmp_path / "tokenizers"), "-o", str(tmp_path / "b")]
+    )
     assert result.exit_code == 1 and "tokenize again" in str(result.exception) and not (tmp_path / "b").exists()

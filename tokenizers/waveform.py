@@ -112,9 +112,9 @@ def load_prepared(
     return prepare(waveform, rate, spec, name=str(path))
 
 
-def write_wav(path: Path, waveform: Waveform, sample_rate: int) -> None:
+def write_wav(path: Path | str, waveform: Waveform, sample_rate: int) -> None:
     """A 16-bit mono WAV, whole or not at all."""
     from triptych.training.files import atomic_file
 
-    with atomic_file(path) as beside:
+    with atomic_file(Path(path)) as beside:
         soundfile.write(str(beside), np.clip(waveform, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")

@@ -16,8 +16,8 @@ from triptych.stages.stage import Batch, Specs
 class AlignedModel(nn.Module):
     """One causal step a codec frame.
 
-    p(a_f | past) = p(a_f0 | h_f) · p(a_f1 | h_f, a_f0): an exact factorisation without a delay between levels, as in the
-    depth transformer of RQ-Transformer (Lee et al. 2022), with a linear map in its place.
+    p(a_f | past) = p(a_f0 | h_f) · p(a_f1 | h_f, a_f0): an exact factorisation without a delay between levels, as in
+    the depth transformer of RQ-Transformer (Lee et al. 2022), with a linear map in its place.
     """
 
     def __init__(self, config: CoarseConfig, specs: Specs) -> None:
@@ -78,7 +78,8 @@ class AlignedModel(nn.Module):
         condition = self.encode(batch["semantic"], batch["semantic_lengths"])
         hidden = self.step(before, condition, prompted.long(), lengths=lengths)[mask]
         wanted = codes.transpose(0, 1)[:, mask]
-        losses, metrics = [], {"targets": float(mask.sum()), "padding": 1 - float(lengths.sum()) / mask.numel()}
+        losses: list[Tensor] = []
+        metrics: dict[str, Any] = {"targets": float(mask.sum()), "padding": 1 - float(lengths.sum()) / mask.numel()}
         for q in range(self.levels):
             logits = self.logits(q, hidden, wanted)
             losses.append(cross_entropy(logits, wanted[q]))
@@ -149,4 +150,8 @@ class FlattenedModel(nn.Module):
         learned = flat.flatten(codes)
         after = np.array([flat.position_of(j) for j in range(len(learned))], dtype=np.float32)
         first = len(given) + int(batch["prompt"][i]) * flat.levels
-        return torch.from_numpy(np.concatenate([given, learned])), torch.from_numpy(np.concatenate([positions, after])), first
+        return (
+            torch.from_numpy(np.concatenate([given, learned])),
+            torch.from_numpy(np.concatenate([positions, after])),
+            first,
+        )

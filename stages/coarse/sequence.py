@@ -74,7 +74,9 @@ class Flattening:
     def unflatten(self, ids: NDArray[np.int64]) -> Tokens:
         """Undoes `flatten`; a frame that is not whole is dropped."""
         frames = ids[: len(ids) // self.levels * self.levels].reshape(-1, self.levels)
-        return np.stack([self.vocabulary.tokens(f"level{q}", frames[:, q]) for q in range(self.levels)]).astype(np.uint16)
+        return np.stack([self.vocabulary.tokens(f"level{q}", frames[:, q]) for q in range(self.levels)]).astype(
+            np.uint16
+        )
 
     def legal(self) -> torch.Tensor:
         """bool [levels, V]: row i mod levels holds for new id i."""

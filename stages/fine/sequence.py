@@ -84,7 +84,9 @@ class FineStage:
         asked = np.arange(known, levels)
         weights = np.where(asked < (known + levels) / 2, 2.0, 1.0)
         level = int(rng.choice(asked, p=weights / weights.sum()))
-        span = draw_span(speech, index, rng, levels, self.config.prompt, "prompt" if given == "prompt" else given and "own")
+        span = draw_span(
+            speech, index, rng, levels, self.config.prompt, "prompt" if given == "prompt" else given and "own"
+        )
         if given == "coarse":
             codes = span.codes.copy()
             other = speech.clip(speech.stranger(index)).codes

@@ -34,7 +34,9 @@ def generate_semantic(
     v = layout.vocabulary
     ids, positions, start = layout.prefix(text, prompt_text, prompt)
     guided = sampling.guidance != 1.0 and len(text) > 0
-    in_time = guided and layout.frames_per_symbol is not None  # counted plainly, the bare prompt ends where the other does
+    in_time = (
+        guided and layout.frames_per_symbol is not None
+    )  # counted plainly, the bare prompt ends where the other does
     bare_ids, bare_positions, _ = layout.prefix(NOTHING, NOTHING, prompt)
     new = generate(
         model.language_model,

@@ -5,8 +5,8 @@
     speech only     [bos]         [sep] s s s s s s [eos]         continuation, and the unconditional branch of guidance
 
     positions, plain        0 1 2 3 4 …
-    positions, in time      text symbol j of a clip that begins at frame f lies at f + j · frames_per_symbol, its frame t
-                            at f + t: so a frame finds its symbol near distance 0, whatever the length of the text
+    positions, in time      text symbol j of a clip that begins at frame f lies at f + j · frames_per_symbol, its frame
+                            t at f + t: so a frame finds its symbol near distance 0, whatever the length of the text
 
 [eos] only where a recording really ends. `tokens[s]` is followed by `targets[s]`. Knows no model.
 """
@@ -27,7 +27,6 @@ from triptych.stages.speech import Clip, Speech, Tokens
 from triptych.stages.stage import Batch, Specs, pad
 from triptych.training.config import STRICT
 
-
 NOTHING: Tokens = np.zeros(0, np.uint16)
 
 
@@ -42,7 +41,7 @@ class SemanticConfig:
     positions: Literal["plain", "time"] = "plain"
     """counted one by one, or in time: a text symbol lies about where it will sound"""
     frames_per_symbol: float | None = None
-    """semantic frames a text symbol, for positions in time and for the length expected; left out: measured on the clips"""
+    """semantic frames a text symbol, for positions in time and the length expected; left out: measured on the clips"""
     text_drop: float = 0.1
     """share of rows whose text is left out: for guidance and speech-only continuation"""
     prompt_share: float = 0.5

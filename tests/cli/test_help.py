@@ -27,12 +27,11 @@ def test_summaries_are_whole() -> None:
 def test_help_imports_nothing_heavy() -> None:
     command = f"""
 import sys, time
-began = time.monotonic()
 from triptych.cli.main import app
 for line in {LINES!r}:
     app(args=line, standalone_mode=False)
 print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
-assert time.monotonic() - began < 2
+assert time.process_time() < 1.5  # all of them; the processor's time, since the machine may be busy
 """
     done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
     assert done.stderr.strip() == "[]"

@@ -49,7 +49,8 @@ def fine(specs, shape) -> FineStage:
 @given(data=st.data(), levels=st.integers(1, 3), frames=st.integers(1, 20))
 def test_unflatten_undoes_flatten_and_every_id_is_legal(data, levels, frames):
     flat = Flattening.of(CoarseConfig(layout="flattened", levels=levels), specs_of(levels))
-    codes = np.array(data.draw(st.lists(st.lists(st.integers(0, 15), min_size=frames, max_size=frames), min_size=levels, max_size=levels)), dtype=np.uint16)  # fmt: skip
+    row = st.lists(st.integers(0, 15), min_size=frames, max_size=frames)
+    codes = np.array(data.draw(st.lists(row, min_size=levels, max_size=levels)), dtype=np.uint16)
     ids = flat.flatten(codes)
     assert (flat.unflatten(ids) == codes).all()
     legal = flat.legal()
@@ -153,7 +154,10 @@ def test_cached_coarse_steps_equal_the_training_pass(coarse, speech):
         flags = (torch.arange(codes.shape[2]) < prompt.prompt).long()[None]
         hidden = model.step(before, model.encode(semantic), flags)
         for q in range(2):
-            assert model.logits(q, hidden, codes.transpose(0, 1))[0, prompt.prompt :].argmax(-1).tolist() == made[q].tolist()
+            assert (
+                model.logits(q, hidden, codes.transpose(0, 1))[0, prompt.prompt :].argmax(-1).tolist()
+                == made[q].tolist()
+            )
 
 
 def test_long_speech_is_made_in_windows_and_keeps_what_is_made(coarse, fine, speech):

@@ -10,7 +10,7 @@ from triptych.lm.sampling import Sampling
 from triptych.lm.transformer import TransformerConfig
 from triptych.lm.vocabulary import Block, Vocabulary
 from triptych.stages.semantic.generate import generate_semantic
-from triptych.stages.semantic.sequence import Layout, SemanticConfig, SemanticStage
+from triptych.stages.semantic.sequence import NOTHING, Layout, SemanticConfig, SemanticStage
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Specs
 
@@ -27,21 +27,24 @@ def test_a_row_holds_what_was_put_in(text, prompt_text, prompt, target, ends, ti
     learned = row.ids[row.first_target :]
     assert (v.tokens("semantic", learned[: len(target)]) == target).all()
     assert (learned[len(target) :] == v.id("eos")).all()
-    given_ids, positions, start = layout.prefix(text, prompt_text, prompt)
+    given_ids, _, start = layout.prefix(text, prompt_text, prompt)
     assert (row.ids[: row.first_target] == given_ids).all()
     assert len(target) == 0 or row.positions[row.first_target] == start
 
 
 def test_positions_in_time_keep_symbol_and_frame_together():
     layout = Layout(Vocabulary(BLOCKS), 2.0)
-    row = layout.row(np.arange(5, dtype=np.uint16), np.zeros(0, np.uint16), np.zeros(0, np.uint16), np.arange(10, dtype=np.uint16), ends=False)  # fmt: skip
+    text, target = np.arange(5, dtype=np.uint16), np.arange(10, dtype=np.uint16)
+    row = layout.row(text, NOTHING, NOTHING, target, ends=False)
     text, frames = row.positions[1:6], row.positions[7:]
     assert (text == frames[::2]).all()
 
 
 @pytest.fixture
 def stage(speech: Speech, specs: Specs, shape: TransformerConfig) -> SemanticStage:
-    return SemanticStage(SemanticConfig(transformer=shape, text_drop=0.3, max_seconds=4.0, positions="time"), specs).measured(speech)
+    return SemanticStage(
+        SemanticConfig(transformer=shape, text_drop=0.3, max_seconds=4.0, positions="time"), specs
+    ).measured(speech)
 
 
 def test_targets_follow_tokens_and_the_loss_lies_on_them_alone(speech, stage):
@@ -89,7 +92,15 @@ def test_two_utterances_are_learned_and_come_back_exactly(speech, specs, shape):
     model.eval()
     for i in indices:
         clip = speech.clip(i)
-        made = generate_semantic(stage, model, text=clip.text, min_frames=1, max_frames=500, sampling=Sampling(temperature=0.0), generator=torch.Generator())  # fmt: skip
+        made = generate_semantic(
+            stage,
+            model,
+            text=clip.text,
+            min_frames=1,
+            max_frames=500,
+            sampling=Sampling(temperature=0.0),
+            generator=torch.Generator(),
+        )
         assert made.tolist() == clip.semantic.tolist()
 
 
@@ -100,5 +111,15 @@ def test_lengths_hold_and_guidance_runs(speech, specs, shape, positions):
     clip = speech.clip(1)
     sampling = Sampling(temperature=1.0, guidance=2.0)
     for least, most in ((5, 5), (1, 9)):
-        made = generate_semantic(stage, model, text=clip.text, prompt_text=clip.text, prompt=clip.semantic, min_frames=least, max_frames=most, sampling=sampling, generator=torch.Generator().manual_seed(1))  # fmt: skip
+        made = generate_semantic(
+            stage,
+            model,
+            text=clip.text,
+            prompt_text=clip.text,
+            prompt=clip.semantic,
+            min_frames=least,
+            max_frames=most,
+            sampling=sampling,
+            generator=torch.Generator().manual_seed(1),
+        )
         assert least <= len(made) <= most and made.max() < 20

@@ -39,8 +39,8 @@ def test_fingerprints_know_content_not_order(record):
 
 
 def test_json_errors_name_the_file(tmp_path):
-    with pytest.raises(ValueError, match="absent.json does not exist"):
+    with pytest.raises(ValueError, match=r"absent\.json does not exist"):
         read_json(tmp_path / "absent.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match="bad.json is not a JSON file"):
+    with pytest.raises(ValueError, match=r"bad\.json is not a JSON file"):
         read_json(tmp_path / "bad.json")

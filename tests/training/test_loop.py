@@ -14,7 +14,9 @@ from triptych.training.config import TrainingConfig, build, load_tree
 from triptych.training.loop import TrainingError, TrainingStopped, learning_rate, train
 from triptych.training.run import RunFolder, find_checkpoint
 
-CONFIG = TrainingConfig(max_steps=8, warmup_steps=2, log_every=1, validate_every=4, checkpoint_every=3, accumulation=2, threads=1)
+CONFIG = TrainingConfig(
+    max_steps=8, warmup_steps=2, log_every=1, validate_every=4, checkpoint_every=3, accumulation=2, threads=1
+)
 
 
 class Toy(nn.Module):

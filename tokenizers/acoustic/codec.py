@@ -58,7 +58,7 @@ class AcousticTokenizer:
             ValueError: no EnCodec checkpoint there, or one that lies on no grid.
         """
         from transformers import EncodecModel
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         settings = Path(source) / "tokenizer.json"
         if num_levels is None and settings.exists():
@@ -67,7 +67,9 @@ class AcousticTokenizer:
             model = EncodecModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
             weights = cached_file(str(source), "model.safetensors")
         except (OSError, KeyError) as error:
-            raise ValueError(f"{source}: no EnCodec checkpoint that can be loaded: {str(error).splitlines()[0]}") from None
+            raise ValueError(
+                f"{source}: no EnCodec checkpoint that can be loaded: {str(error).splitlines()[0]}"
+            ) from None
         assert weights is not None
         return cls(model, num_levels or model.config.num_quantizers, file_digest(Path(weights)))
 
@@ -105,5 +107,5 @@ class AcousticTokenizer:
         latent = torch.stack(
             [layer.decode(row[None]) for layer, row in zip(self.model.quantizer.layers, ids, strict=False)]
         ).sum(0)
-        waveform = self.model.decoder(latent)[0, 0]
-        return waveform[: codes.shape[1] * self.spec.hop].float().numpy()
+        waveform: torch.Tensor = self.model.decoder(latent)[0, 0]
+        return np.asarray(waveform[: codes.shape[1] * self.spec.hop].float().numpy())

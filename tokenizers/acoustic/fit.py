@@ -12,7 +12,7 @@ quantizer is vector-quantize-pytorch's, since transformers' one only looks up. K
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from triptych.training.config import STRICT, TrainingConfig
 from triptych.training.files import atomic_folder, refuse_existing
 from triptych.training.loop import train
 from triptych.training.run import RunFolder
-
 
 SPEECH_LEVEL = 0.07
 """root mean square of speech at -23 LUFS"""
@@ -51,6 +50,10 @@ class CodecFitConfig:
     """width of the latent that is quantised"""
     lstm_layers: int = 2
     """layers of the LSTM on either side"""
+    padding: Literal["reflect", "constant"] = "reflect"
+    """of the convolutions; constant is faster on a CPU"""
+    shortcut: bool = True
+    """a convolution on the shortcut of each residual block; without, the plain sum, which is faster"""
     levels: int = 8
     """of the residual quantizer"""
     codebook_size: int = 1024
@@ -97,6 +100,8 @@ class CodecTrainee(nn.Module):
             upsampling_ratios=list(config.ratios),
             hidden_size=config.hidden,
             num_lstm_layers=config.lstm_layers,
+            pad_mode=config.padding,
+            use_conv_shortcut=config.shortcut,
             codebook_size=config.codebook_size,
             target_bandwidths=[bits * config.sample_rate / config.hop / 1000],
         )
@@ -136,7 +141,9 @@ class CodecTrainee(nn.Module):
             if self.training and int(self.updates) == self.config.unquantised_steps + 1:
                 self.quantizer(self.reservoir[None])
             quantised, commitment, ids = self.quantise(latent, self._levels_of_rows(len(batch)))
-            metrics |= {f"perplexity_{q}": perplexity(ids[..., q], self.config.codebook_size) for q in (0, ids.shape[-1] - 1)}
+            metrics |= {
+                f"perplexity_{q}": perplexity(ids[..., q], self.config.codebook_size) for q in (0, ids.shape[-1] - 1)
+            }
         waveform = self.decoder(quantised.transpose(1, 2))[:, 0, : batch.shape[1]].float()
         mel = self.mel(waveform, batch)
         level = batch.square().mean(dim=1, keepdim=True).sqrt() + 1e-4
@@ -172,7 +179,8 @@ class CodecTrainee(nn.Module):
         model = EncodecModel(self.hf_config)
         model.encoder.load_state_dict(self.encoder.state_dict())
         model.decoder.load_state_dict(self.decoder.state_dict())
-        for layer, entries in zip(model.quantizer.layers, self.quantizer.codebooks, strict=True):
+        layers: Any = model.quantizer.layers
+        for layer, entries in zip(layers, self.quantizer.codebooks, strict=True):
             layer.codebook.embed.copy_(entries)
             layer.codebook.embed_avg.copy_(entries)
             layer.codebook.inited.fill_(True)
@@ -189,9 +197,12 @@ def keep_variance(network: nn.Module, first: float = 1.0, last: float = 1.0) -> 
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
     for conv in convolutions:
         gain = first if conv is convolutions[0] else last if conv is convolutions[-1] else ELU_GAIN
-        inputs = conv.in_channels * conv.kernel_size[0] / (conv.stride[0] if isinstance(conv, nn.ConvTranspose1d) else 1)
-        conv.weight = torch.randn_like(conv.weight) * gain / math.sqrt(inputs)  # type: ignore[assignment]
-        nn.init.zeros_(conv.bias)
+        inputs = (
+            conv.in_channels * conv.kernel_size[0] / (conv.stride[0] if isinstance(conv, nn.ConvTranspose1d) else 1)
+        )
+        conv.weight = torch.randn_like(conv.weight) * gain / math.sqrt(inputs)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
 
 
 class MelDistance(nn.Module):

@@ -9,6 +9,7 @@ hub is never run, and pickles are only read with `weights_only`. Knows no cluste
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,6 +29,7 @@ from transformers import (
     Wav2Vec2Model,
     WavLMModel,
 )
+from transformers.utils import logging as reports
 
 from triptych.tokenizers.semantic.filterbank import MELS, SAMPLE_RATE
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, filterbank_front_end, wave_front_end
@@ -41,6 +43,20 @@ FAMILIES: dict[str, type[PreTrainedModel]] = {
 }
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, UnpicklingError, SafetensorError)
 """what transformers raises on a folder that is no checkpoint, or a broken one"""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its progress bars and its report on the blocks that were left out on purpose."""
+    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(verbosity)
+        if bars:
+            reports.enable_progress_bar()
 
 
 class Encoder:
@@ -115,7 +131,8 @@ class Encoder:
 
     def save(self, folder: Path) -> None:
         """A transformers folder with the blocks up to the layer, in float16."""
-        copy.deepcopy(self.model).half().save_pretrained(folder)
+        with quiet():
+            copy.deepcopy(self.model).half().save_pretrained(folder)
         common: dict[str, Any] = {"sampling_rate": SAMPLE_RATE, "padding_value": 0.0, "return_attention_mask": True}
         if self.front.wave:
             extractor: Any = Wav2Vec2FeatureExtractor(feature_size=1, do_normalize=self.front.normalise, **common)
@@ -182,7 +199,8 @@ class Encoder:
 
 def _read(name: str | Path, what: str, read: Any) -> Any:
     try:
-        return read()
+        with quiet():
+            return read()
     except UNREADABLE as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{name} is not a speech encoder that can be read ({what}): {lines[0]}") from None

@@ -1,4 +1,4 @@
-"""Fitting semantic tokens: k-means over the features of an encoder, streamed, so that any corpus fits in memory.
+"""Fitting semantic tokens: k-means over the features of an encoder, in a stream, so that any corpus fits in memory.
 
     clips --shuffled--> encoder features --standardise--> buffers of frames, shuffled --> MiniBatchKMeans
           first buffer: k-means++ start      every buffer: one step      last pass: usage, dead centroids moved
@@ -6,7 +6,7 @@
 The folder that comes out is whole: encoder, centroids, record. Knows no text.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass as record
 from pathlib import Path
@@ -49,6 +49,8 @@ class SemanticFitConfig:
     """of clips, drawn at random where there are more"""
     seed: int = 0
     """of all draws"""
+    memory_gb: float = 2.0
+    """features up to this size are kept, so that later passes need no encoder"""
     device: str = "cpu"
     """where the encoder runs: cpu or cuda"""
 
@@ -89,12 +91,13 @@ def fit_semantic(
     encoder = Encoder.load(config.encoder, config.layer, device=config.device)
     encoder.round()  # to the precision that is shipped, before anything is fitted to it
     chosen = draw_clips(clips, config.max_hours, config.seed)
-    centroids = stream_means(clips, chosen, encoder, config, progress)
-    centroids, moved = mend(clips, chosen, encoder, config, centroids, progress)
+    heard = Heard(clips, encoder, config)
+    centroids = stream_means(heard, chosen, config, progress)
+    centroids, moved = mend(heard, chosen, centroids, progress)
     tokenizer = SemanticTokenizer(
         encoder, torch.from_numpy(centroids), standardise=config.standardise, source=Path(config.encoder).name
     )
-    report = measure(clips, chosen, tokenizer, moved, progress)
+    report = measure(heard, chosen, tokenizer, moved, progress)
     tokenizer.save(folder)
     write_json(folder / "report.json", {**asdict(report), "config": asdict(config)})
     return report
@@ -109,17 +112,28 @@ def draw_clips(clips: Clips, max_hours: float, seed: int) -> list[int]:
     return [int(i) for i in order[: max(1, int(np.searchsorted(hours, max_hours, side="right")))]]
 
 
-def stream(clips: Clips, order: list[int], encoder: Encoder, standardise: bool) -> Iterator[NDArray[np.float32]]:
-    """Features [T, D] of each clip."""
-    for index in order:
-        frames = encoder.features([to_rate(clips.waveform(index), clips.sample_rate)])[0]
-        yield (standardised(frames) if standardise else frames).numpy()
+class Heard:
+    """Features [T, D] of clips, computed when they are asked for, and kept while they fit."""
+
+    def __init__(self, clips: Clips, encoder: Encoder, config: SemanticFitConfig) -> None:
+        self._clips, self._encoder, self._standardise = clips, encoder, config.standardise
+        self._kept: dict[int, NDArray[np.float32]] = {}
+        self._free = int(config.memory_gb * 2**30)
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        if index in self._kept:
+            return self._kept[index]
+        frames = self._encoder.features([to_rate(self._clips.waveform(index), self._clips.sample_rate)])[0]
+        found = (standardised(frames) if self._standardise else frames).numpy()
+        if found.nbytes <= self._free:
+            self._kept[index] = found
+            self._free -= found.nbytes
+        return found
 
 
 def stream_means(
-    clips: Clips,
+    heard: Heard,
     chosen: list[int],
-    encoder: Encoder,
     config: SemanticFitConfig,
     progress: Callable[[str, int, int], None] | None,
 ) -> NDArray[np.float32]:
@@ -134,9 +148,9 @@ def stream_means(
     done = held = 0
     for _ in range(config.passes):
         order = [chosen[i] for i in generator.permutation(len(chosen))]
-        for frames in stream(clips, order, encoder, config.standardise):
-            kept.append(frames)
-            held += len(frames)
+        for index in order:
+            kept.append(heard[index])
+            held += len(kept[-1])
             done += 1
             if progress:
                 progress("k-means", done, config.passes * len(chosen))
@@ -159,17 +173,16 @@ def _steps(means: Any, frames: NDArray[np.float32], config: SemanticFitConfig, g
 
 
 def mend(
-    clips: Clips,
+    heard: Heard,
     chosen: list[int],
-    encoder: Encoder,
-    config: SemanticFitConfig,
     centroids: NDArray[np.float32],
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[NDArray[np.float32], int]:
     """Moves each centroid that no frame is nearest to onto one of the frames that lie farthest from all of them."""
     counts = np.zeros(len(centroids), dtype=np.int64)
     far: list[tuple[float, NDArray[np.float32]]] = []
-    for done, frames in enumerate(stream(clips, chosen, encoder, config.standardise), 1):
+    for done, index in enumerate(chosen, 1):
+        frames = heard[index]
         if len(frames):
             distance = np.square(centroids).sum(axis=1) - 2 * frames @ centroids.T
             counts += np.bincount(distance.argmin(axis=1), minlength=len(centroids))
@@ -185,7 +198,7 @@ def mend(
 
 
 def measure(
-    clips: Clips,
+    heard: Heard,
     chosen: list[int],
     tokenizer: SemanticTokenizer,
     moved: int,
@@ -195,7 +208,7 @@ def measure(
     counts = np.zeros(tokenizer.spec.size, dtype=np.int64)
     squared = 0.0
     for done, index in enumerate(chosen, 1):
-        frames = tokenizer.features([clips.waveform(index)], clips.sample_rate)[0]
+        frames = torch.from_numpy(heard[index])
         ids = tokenizer.assign(frames)
         counts += np.bincount(ids, minlength=len(counts))
         squared += float((frames - tokenizer.centroids[ids.astype(np.int64)]).square().sum())

@@ -20,6 +20,7 @@ from torch import Tensor
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.augment import AugmentConfig, augment, erase_bands
+from triptych.tokenizers.semantic.ctc import ctc_fits
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input
 from triptych.tokenizers.waveform import Waveform, resample
 
@@ -202,30 +203,8 @@ def collate(
     )
 
 
-def ctc_fits(text: NDArray[np.int64], steps: int) -> bool:
-    """Whether CTC can align `text` to `steps`: one step a class, and a blank between equal neighbours."""
-    return len(text) > 0 and len(text) + int((text[1:] == text[:-1]).sum()) <= steps
-
-
 def held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices to learn from, and at least one to validate on."""
     order = np.random.default_rng((seed, 2)).permutation(count)
     kept = max(1, round(share * count))
     return sorted(order[kept:].tolist()), sorted(order[:kept].tolist())
-
-
-def fit_clusters(features: Sequence[NDArray[np.float32]], clusters: int, seed: int, limit: int) -> NDArray[np.float32]:
-    """[clusters, D] k-means of at most `limit` frames, drawn evenly."""
-    from sklearn.cluster import MiniBatchKMeans
-
-    frames = np.concatenate(features)
-    if len(frames) > limit:
-        frames = frames[np.sort(np.random.default_rng((seed, 3)).choice(len(frames), limit, replace=False))]
-    means = MiniBatchKMeans(min(clusters, len(frames)), batch_size=4096, n_init=1, max_iter=20, random_state=seed)
-    return np.asarray(means.fit(frames).cluster_centers_, dtype=np.float32)
-
-
-def nearest(frames: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
-    """[T] index of the nearest centroid of each frame."""
-    distance = np.square(centroids).sum(axis=1) - 2 * frames @ centroids.T
-    return np.asarray(distance.argmin(axis=1), dtype=np.int64)

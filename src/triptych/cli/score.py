@@ -10,31 +10,43 @@ from triptych.cli.progress import Bar, log, result, result_json
 
 
 def score(
-    listed: Annotated[Path, typer.Argument(metavar="LIST.jsonl", help='A line each: {"audio": …, "text": …}.')],
+    listed: Annotated[
+        Path,
+        typer.Argument(metavar="LIST.jsonl", help='A line each: {"audio": …, "text": …}; "voice" if wanted.'),
+    ],
     recogniser: Annotated[
         str | None,
         typer.Option("--recogniser", metavar="PATH|ID", help="A folder, or a hub id. Default: openai/whisper-base.en."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the word error of recordings (English)."""
+    """Measure the word error of recordings (English).
+
+    Rows that name the recording of a voice are compared with it too.
+    """
     from dataclasses import asdict
 
     from triptych.evaluation.score import Total, read_list, word_errors
 
     rows = read_list(listed)  # and the extra `eval` is there, before a recogniser is fetched
     from triptych.evaluation.recogniser import DEFAULT, load_recogniser
+    from triptych.evaluation.speaker import load_speaker
 
     log(f"recogniser: {recogniser or DEFAULT}")
+    speaker = load_speaker() if any(row.voice for row in rows) else None
     heard = []
     with Bar("score", "recordings", len(rows)) as bar:
-        for judged in word_errors(rows, load_recogniser(recogniser or DEFAULT)):
+        for judged in word_errors(rows, load_recogniser(recogniser or DEFAULT), speaker):
             heard.append(judged)
             bar(len(heard), note=f"word error {Total.of(heard).word_error:.3f}")
             if not as_json:
-                result(f"{judged.errors}/{judged.words}  {judged.audio}  | {judged.heard}")
+                alike = "" if judged.similarity is None else f"  voice {judged.similarity:.2f}"
+                result(f"{judged.errors}/{judged.words}{alike}  {judged.audio}  | {judged.heard}")
     total = Total.of(heard)
     if as_json:
         result_json({**asdict(total), "word_error": total.word_error, "rows": [asdict(row) for row in heard]})
     else:
-        result(f"word error {total.word_error:.3f}: {total.errors} of {total.words} words, {len(heard)} recordings")
+        alike = "" if total.similarity is None else f"; voice {total.similarity:.3f}"
+        result(
+            f"word error {total.word_error:.3f}: {total.errors} of {total.words} words, {len(heard)} recordings{alike}"
+        )

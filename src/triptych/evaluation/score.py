@@ -1,6 +1,7 @@
-"""Word error: what a recogniser hears in a recording against what should be said.
+"""Word error: what a recogniser hears in a recording against what should be said; and how like a voice it sounds.
 
     {"audio": "a.wav", "text": "Twenty-two cats."} ─▶ hear "22 cats" ─▶ normalise both ─▶ 0 errors of 2 words
+    {…, "voice": "b.wav"}                          ─▶ cosine of two speaker embeddings
 
 Both sides pass through Whisper's English normaliser (Radford et al. 2022, appendix C), so that numbers count as heard.
 Knows no cascade: any recordings can be judged.
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.evaluation.recogniser import Recogniser
+from triptych.evaluation.speaker import Speaker, similarity
 from triptych.tokenizers.waveform import read_audio
 
 
@@ -22,6 +24,8 @@ class Row:
 
     audio: Path
     text: str
+    voice: Path | None = None
+    """a recording of the voice that it should have"""
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,22 @@ class Judged:
     """words wrong, missing or too many"""
     words: int
     """of the normalised text"""
+    similarity: float | None = None
+    """cosine of speaker embeddings, -1 to 1; None where no voice was named"""
 
 
 @dataclass(frozen=True)
 class Total:
     errors: int
     words: int
+    similarity: float | None = None
+    """mean over the rows that have one"""
 
     @classmethod
     def of(cls, rows: Sequence[Judged]) -> "Total":
-        return cls(sum(row.errors for row in rows), sum(row.words for row in rows))
+        alike = [row.similarity for row in rows if row.similarity is not None]
+        mean = sum(alike) / len(alike) if alike else None
+        return cls(sum(row.errors for row in rows), sum(row.words for row in rows), mean)
 
     @property
     def word_error(self) -> float:
@@ -69,19 +79,25 @@ def read_list(path: Path) -> list[Row]:
         row = _row(line)
         if row is None:
             raise ValueError(f'{path}, line {number}: give {{"audio": …, "text": …}} with a text that has words')
-        audio = next((file for file in (path.parent / row.audio, row.audio) if file.is_file()), None)
-        if audio is None:
-            raise ValueError(f"{path}, line {number}: no file {path.parent / row.audio}")
-        rows.append(Row(audio, row.text))
+        audio = _find(row.audio, path, number)
+        rows.append(Row(audio, row.text, _find(row.voice, path, number) if row.voice else None))
     if not rows:
         raise ValueError(f"{path} has no line")
     return rows
 
 
+def _find(name: Path, listed: Path, number: int) -> Path:
+    found = next((file for file in (listed.parent / name, name) if file.is_file()), None)
+    if found is None:
+        raise ValueError(f"{listed}, line {number}: no file {listed.parent / name}")
+    return found
+
+
 def _row(line: str) -> Row | None:
     try:
         found: Any = json.loads(line)
-        return Row(Path(found["audio"]), found["text"]) if any(c.isalnum() for c in found["text"]) else None
+        voice = Path(found["voice"]) if found.get("voice") else None
+        return Row(Path(found["audio"]), found["text"], voice) if any(c.isalnum() for c in found["text"]) else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -94,9 +110,11 @@ def normaliser() -> Callable[[str], str]:
     return lambda text: " ".join(str(normalise(text)).split())
 
 
-def word_errors(rows: Sequence[Row], recogniser: Recogniser) -> Iterator[Judged]:
+def word_errors(rows: Sequence[Row], recogniser: Recogniser, speaker: Speaker | None = None) -> Iterator[Judged]:
     """Judges recording after recording.
 
+    Args:
+        speaker: compares voices; needed where a row names one.
     Raises:
         ValueError: a recording that cannot be read.
     """
@@ -104,7 +122,10 @@ def word_errors(rows: Sequence[Row], recogniser: Recogniser) -> Iterator[Judged]
     for row in rows:
         waveform, rate = read_audio(row.audio)
         wanted, heard = normalise(row.text), normalise(recogniser.hear(waveform, rate))
-        yield Judged(row.audio, row.text, heard, count_errors(wanted, heard), len(wanted.split()))
+        alike = None
+        if row.voice is not None and speaker is not None:
+            alike = similarity(speaker.embed(waveform, rate), speaker.embed(*read_audio(row.voice)))
+        yield Judged(row.audio, row.text, heard, count_errors(wanted, heard), len(wanted.split()), alike)
 
 
 def count_errors(wanted: str, heard: str) -> int:

@@ -114,7 +114,7 @@ def save_llama(model: LanguageModel, folder: Path, **options: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     config, state = to_llama(model, **options)
-    theirs: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    theirs: Any = AutoModelForCausalLM.from_config(config)
     theirs.load_state_dict(state)
     theirs.save_pretrained(folder)
 

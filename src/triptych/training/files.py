@@ -35,7 +35,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; renames it over `path` when the block ends well, removes it otherwise."""
+    """Yields a path beside `path` to write to; renames it over `path` when the block ends well, else removes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -124,7 +124,8 @@ def train(
             clock.add(metrics)
             if progress:
                 progress(step, metrics)
-            last = step == config.max_steps or stop.asked
+            stopping = stop.asked  # read once: a signal during the saving below waits for the next step
+            last = step == config.max_steps or stopping
             if step % config.log_every == 0 or last:
                 run.log(step, "train", clock.read(learning_rate(step, config)))
             improved = False
@@ -135,7 +136,7 @@ def train(
             if step % config.checkpoint_every == 0 or last or improved:
                 folder = write_checkpoint(run.path, step, model, optimizer, record, best=improved)
                 prune_checkpoints(run.path, config.keep_last)
-            if stop.asked:
+            if stopping:
                 raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
     return folder
 
@@ -166,7 +167,9 @@ def _step(
             weights[name] = weights.get(name, 0.0) + weight
     averaged = {name: value / weights[name] for name, value in sums.items()} | {"targets": total}
     if not math.isfinite(averaged["loss"]):
-        raise TrainingError(f"the loss of step {step} is {averaged['loss']}: the last checkpoint is whole; lower the rate")
+        raise TrainingError(
+            f"the loss of step {step} is {averaged['loss']}: the last checkpoint is whole; lower the rate"
+        )
     parameters = [p for p in model.parameters() if p.grad is not None]
     for parameter in parameters:
         assert parameter.grad is not None
@@ -236,10 +239,8 @@ class _StopSignal:
     def __enter__(self) -> "_StopSignal":
         self._before: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
-            try:
+            with suppress(ValueError):  # only the main thread may set handlers
                 self._before[number] = signal.signal(number, self._ask)
-            except ValueError:  # only the main thread may set handlers
-                pass
         return self
 
     def _ask(self, number: int, _: FrameType | None) -> None:

@@ -1,5 +1,7 @@
 """EnCodec as a tokenizer: frames, levels, equality with transformers, and a codec of one's own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,9 @@ TINY = CodecFitConfig(
 def folder(tmp_path_factory):
     """A small real checkpoint with the field names of facebook/encodec_24khz."""
     torch.manual_seed(0)
-    config = EncodecConfig(num_filters=4, hidden_size=16, codebook_size=64, num_lstm_layers=1, target_bandwidths=[1.8, 3.6])
+    config = EncodecConfig(
+        num_filters=4, hidden_size=16, codebook_size=64, num_lstm_layers=1, target_bandwidths=[1.8, 3.6]
+    )
     model = EncodecModel(config)
     for layer in model.quantizer.layers:
         layer.codebook.embed.normal_()
@@ -66,7 +70,8 @@ def test_fewer_levels_are_the_first_ones(codec, folder):
 
 
 def test_what_lies_on_no_grid_is_refused(tmp_path):
-    config = EncodecConfig(num_filters=4, hidden_size=16, codebook_size=8, audio_channels=2, normalize=True, chunk_length_s=1.0, target_bandwidths=[0.45])  # fmt: skip
+    stereo = {"audio_channels": 2, "normalize": True, "chunk_length_s": 1.0}
+    config = EncodecConfig(num_filters=4, hidden_size=16, codebook_size=8, target_bandwidths=[0.45], **stereo)
     EncodecModel(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="grid"):
         AcousticTokenizer.load(tmp_path)
@@ -107,8 +112,6 @@ class Noise:
 
 
 def test_a_fitted_codec_is_an_ordinary_checkpoint_and_resumes_exactly(tmp_path):
-    from dataclasses import replace
-
     fitted = fit_acoustic(Noise(), Noise(), tmp_path / "codec", TINY)
     model = EncodecModel.from_pretrained(tmp_path / "codec")
     assert model.config.hop_length == TINY.hop == fitted.spec.hop and fitted.spec.levels == 3

@@ -12,15 +12,17 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from triptych.tokenizers.semantic.architecture import Architecture, front_end
-from triptych.tokenizers.semantic.ctc import edit_distance, greedy
+from triptych.tokenizers.semantic.ctc import TextClasses, ctc_fits, edit_distance, greedy
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.inputs import FrontEnd
-from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, MaskedPrediction, TextClasses, fit_encoder
-from triptych.tokenizers.semantic.pretrain_data import Batch, Buckets, Shelf, collate, ctc_fits, fill_shelf, span_mask
+from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction
+from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
+from triptych.tokenizers.semantic.pretrain_data import Batch, Buckets, Shelf, collate, fill_shelf, span_mask
 from triptych.training.config import TrainingConfig
 from triptych.training.files import read_json
 from triptych.training.run import find_checkpoint
 
+WITHOUT_CTC = LossWeights(visible=0.1, ctc=0.0, ctc_layer=None, ctc_steps=1)
 FAMILIES = ["wav2vec2-bert", "wavlm", "hubert"]
 
 
@@ -78,7 +80,7 @@ def test_second_iteration_learns_from_the_first(clips: Callable, tmp_path: Path)
 def test_padding_and_neighbours_are_not_heard(family: str, clips: Callable) -> None:
     config = tiny(family)
     shelf = fill_shelf(clips(3), front_end(config.architecture), None, [0, 1, 2], 20.0)
-    model = MaskedPrediction(config, 6, 0).eval()
+    model = MaskedPrediction(config.architecture, WITHOUT_CTC, 6, 0).eval()
     with torch.no_grad():
         together = model(clean_batch(shelf, [0, 1, 2]))[0]
         for row in range(3):
@@ -102,7 +104,7 @@ def clean_batch(shelf: Shelf, rows: list[int], mask_start: float = 0.0) -> Batch
 def test_masked_frames_are_not_heard(clips: Callable) -> None:
     config = tiny()
     shelf = fill_shelf(clips(1), front_end(config.architecture), None, [0], 20.0)
-    model = MaskedPrediction(config, 6, 0).eval()
+    model = MaskedPrediction(config.architecture, WITHOUT_CTC, 6, 0).eval()
     batch = clean_batch(shelf, [0], mask_start=0.2)
     before = model(batch)[0]
     batch.inputs[batch.masked] = 5.0
@@ -175,8 +177,8 @@ def test_greedy_undoes_an_alignment(classes: list[int]) -> None:
 
 
 def test_text_classes_leave_out_and_merge(letters: object) -> None:
-    merged = TextClasses.of(letters, EncoderFitConfig())
-    apart = TextClasses.of(letters, EncoderFitConfig(ctc_stress=True))
+    merged = TextClasses.of(letters, skip=(".",), stress=False)
+    apart = TextClasses.of(letters, skip=(".",), stress=True)
     assert (merged.names, apart.names) == (("a", "b", "c"), ("a", "ˈb", "b", "c"))
     assert merged.class_of == (0, 1, 1, 2, -1)
 
