@@ -11,7 +11,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from triptych.cli.main import app
+from triptych.cli.main import app, main
 from triptych.corpus.shards import ShardSet
 from triptych.lm.sampling import Sampling
 from triptych.stages.cascade import Cascade, Settings
@@ -136,3 +136,55 @@ def test_tokens_of_other_tokenizers_are_refused(work: Path, tmp_path: Path) -> N
         app, ["bundle", *runs, "--tokenizers", str(tmp_path / "tokenizers"), "-o", str(tmp_path / "b")]
     )
     assert result.exit_code == 1 and "tokenize again" in str(result.exception) and not (tmp_path / "b").exists()
+
+
+def wrong(tmp_path: Path) -> dict[str, Path]:
+    """Recordings that cannot serve as a voice."""
+    rate, rng = 24_000, np.random.default_rng(0)
+    noise = rng.standard_normal(rate).astype(np.float32) * 0.1
+    made = {
+        "nan": np.where(np.arange(rate) == 9, np.nan, noise),
+        "silent": np.zeros(rate),
+        "short": noise[: rate // 10],
+        "long": np.tile(noise, 120),
+        "nothing": np.zeros(0),
+    }
+    paths = {name: tmp_path / f"{name}.wav" for name in (*made, "text", "cut", "absent")}
+    for name, samples in made.items():
+        soundfile.write(paths[name], samples, rate, subtype="FLOAT")
+    paths["text"].write_text("this is no sound")
+    paths["cut"].write_bytes(paths["long"].read_bytes()[:5000])
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["speak", "Hi.", "--voice", "{nan}"], "not numbers"),
+        (["speak", "Hi.", "--voice", "{silent}"], "silence"),
+        (["speak", "Hi.", "--voice", "{short}"], "0.1 s"),
+        (["speak", "Hi.", "--voice", "{long}"], "120.0 s"),
+        (["speak", "Hi.", "--voice", "{nothing}"], "no samples"),
+        (["speak", "Hi.", "--voice", "{text}"], "not an audio file"),
+        (["speak", "Hi.", "--voice", "{absent}"], "absent.wav"),
+        (["speak", "Hi.", "--voice", "nobody"], "nobody"),
+        (["speak", ""], "empty"),
+        (["speak", "word " * 2000], "10000 characters"),
+        (["speak", "これは"], "これは"),
+        (["speak", "Hi.", "semantic.temprature=1"], "temperature"),
+        (["convert", "{short}", "--voice", "{cut}"], "cut"),
+        (["continue", "{silent}"], "silence"),
+        (["continue", "{text}"], "not an audio file"),
+        (["resynthesise", "{absent}", "--from", "codes"], "no such file"),
+    ],
+)
+def test_a_users_mistake_gets_one_line_and_leaves_nothing(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[str], told: str
+) -> None:
+    paths = wrong(tmp_path)
+    line = [word.format(**paths) if word.startswith("{") else word for word in said]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--bundle", str(work / "bundle"), "-o", str(tmp_path / "out.wav")])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 1 and told in shown, shown
+    assert shown.count("\n") == 1 and not (tmp_path / "out.wav").exists()
