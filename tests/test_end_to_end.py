@@ -170,7 +170,7 @@ def wrong(tmp_path: Path) -> dict[str, Path]:
         (["speak", "Hi.", "--voice", "nobody"], "nobody"),
         (["speak", ""], "empty"),
         (["speak", "word " * 2000], "10000 characters"),
-        (["speak", "これは"], "これは"),
+        (["speak", "これは"], "'こ'"),
         (["speak", "Hi.", "semantic.temprature=1"], "temperature"),
         (["convert", "{short}", "--voice", "{cut}"], "cut"),
         (["continue", "{silent}"], "silence"),
