@@ -91,3 +91,32 @@ def test_recognisers_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(ValueError, match="pip install faster-whisper"):
         load_recogniser(str(tmp_path))
+
+
+class Loudness:
+    """A speaker encoder that knows loud from quiet."""
+
+    def embed(self, waveform: Waveform, sample_rate: int) -> np.ndarray:
+        loud = float(np.abs(waveform).max())
+        return np.array([loud, 1 - loud], dtype=np.float32)
+
+
+def test_only_rows_that_name_a_voice_are_compared(tmp_path: Path) -> None:
+    for name, level in (("loud", 0.9), ("quiet", 0.1)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(800, level), 8000)
+    rows = [("loud", "loud"), ("loud", "quiet"), ("quiet", None)]
+    lines = [{"audio": f"{a}.wav", "text": "hi", "voice": v and f"{v}.wav"} for a, v in rows]
+    path = tmp_path / "list.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    judged = list(word_errors(read_list(path), Ear("hi"), Loudness()))
+    assert judged[0].similarity == pytest.approx(1.0) and judged[2].similarity is None
+    assert judged[1].similarity is not None and judged[1].similarity < 0.5
+    total = Total.of(judged)
+    assert total.similarity == pytest.approx((judged[0].similarity + judged[1].similarity) / 2)
+    assert Total.of(judged[2:]).similarity is None
+
+
+def test_a_voice_that_is_missing_is_named(listed: Path) -> None:
+    listed.write_text(json.dumps({"audio": "a.wav", "text": "hi", "voice": "gone.wav"}) + "\n")
+    with pytest.raises(ValueError, match=r"line 1: no file .*gone\.wav"):
+        read_list(listed)

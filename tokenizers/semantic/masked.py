@@ -38,11 +38,7 @@ class MaskedPrediction(nn.Module):
     """The encoder with what it needs only while it learns: a mask vector and two heads."""
 
     def __init__(self, architecture: Architecture, weights: LossWeights, clusters: int, text_classes: int) -> None:
-        """`text_classes` 0 leaves CTC away; the blank is the class after the last.
-
-        Raises:
-            ValueError: CTC on a layer that there is not.
-        """
+        """`text_classes` 0 leaves CTC away; the blank is the class after the last."""
         super().__init__()
         self.weights = weights
         self.blank = text_classes
@@ -56,8 +52,6 @@ class MaskedPrediction(nn.Module):
         body: Any = self.encoder
         body.feature_projection.register_forward_hook(self._cover)
         self.ctc_layer = architecture.layers if weights.ctc_layer is None else weights.ctc_layer
-        if not 1 <= self.ctc_layer <= architecture.layers:
-            raise ValueError(f"ctc_layer = {self.ctc_layer}: the encoder has layers 1 to {architecture.layers}")
         body.encoder.layers[self.ctc_layer - 1].register_forward_hook(self._keep)
 
     def _cover(self, _: nn.Module, __: Any, output: Any) -> Any:

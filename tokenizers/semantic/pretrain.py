@@ -17,6 +17,7 @@ Knows no language model.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from dataclasses import dataclass as record_class
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,12 @@ from pydantic.dataclasses import dataclass
 from safetensors.torch import save_file
 
 from triptych.tokenizers.clips import Clips
-from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, front_end, save_front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
-from triptych.tokenizers.semantic.ctc import TextClasses, ctc_fits
+from triptych.tokenizers.semantic.ctc import TextClasses
 from triptych.tokenizers.semantic.encoder import quiet
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, phone_errors
-from triptych.tokenizers.semantic.pretrain_data import Batch, Buckets, Shelf, collate, fill_shelf, held_out
+from triptych.tokenizers.semantic.pretrain_data import Batch, Buckets, Shelf, collate, fill_shelf, held_out, summary
 from triptych.tokenizers.semantic.targets import make_targets
 from triptych.training.config import STRICT, TrainingConfig
 from triptych.training.files import atomic_file, write_json
@@ -102,70 +102,101 @@ def fit_encoder(
         text: the front end whose tokens CTC learns; none, or `ctc_weight` 0: sound alone.
         validation: held-out clips; without them a share of `clips` is held out.
     Raises:
-        ValueError: no clips, or `folder` holds a run and `resume` is not asked for.
+        ValueError: no clips, none long enough, CTC without a text, or `folder` holds a run and `resume` is not asked
+            for (or the other way round).
     """
-    if len(clips) == 0:
-        raise ValueError("there are no clips to learn from: check the manifest and its split")
+    _refuse(clips, folder, config, resume)
     text = text if config.ctc_weight else None
     classes = TextClasses.of(text, config.ctc_skip, config.ctc_stress) if text else None
-    front = front_end(config.architecture)
+    seed = config.training.seed
+    with RunFolder(folder / "run", json.loads(json.dumps(asdict(config)))) as run:
+        material = gather(clips, validation, config, text, classes)
+        run.log(0, "data", summary(material.shelf, config.ctc_steps))
+        torch.manual_seed(seed)
+        weights = LossWeights(config.visible_weight, config.ctc_weight, config.ctc_layer, config.ctc_steps)
+        names = list(classes.names) if classes else []
+        model = MaskedPrediction(config.architecture, weights, material.clusters, len(names))
+        buckets = Buckets(material.shelf.frames, config.frames_per_batch, seed)
+
+        def batches(step: int) -> list[Batch]:
+            first = (step - 1) * config.training.accumulation
+            return [
+                make_batch(material.shelf, buckets.rows(number), material.targets, config, (seed, 4, number))
+                for number in range(first, first + config.training.accumulation)
+            ]
+
+        def validate(step: int, run: RunFolder) -> Mapping[str, float]:
+            return evaluate(model, material.dev, material.dev_targets, config)
+
+        record = {"stage": "encoder", "format": 1, "clusters": material.clusters, "text_classes": names}
+        record = json.loads(json.dumps({**record, "config": asdict(config)}))
+        train(model, batches, config.training, run, record, validate=validate, resume=resume, progress=progress)
+        write_encoder(model, config.architecture, folder, classes)
+    return folder
+
+
+def _refuse(clips: Clips, folder: Path, config: EncoderFitConfig, resume: bool) -> None:
+    """What can be known to be wrong before the clips are read."""
+    if len(clips) == 0:
+        raise ValueError("there are no clips to learn from: check the manifest and its split")
+    layers = config.architecture.layers
+    if not 1 <= (config.ctc_layer or layers) <= layers:
+        raise ValueError(f"ctc_layer = {config.ctc_layer}: the encoder has layers 1 to {layers}")
+    if (folder / "run" / "latest").exists() != resume:
+        raise ValueError(
+            f"{folder} holds no run that could be resumed"
+            if resume
+            else f"{folder} holds a run already: add resume=true to go on with it, or name another folder"
+        )
+
+
+@record_class(frozen=True)
+class Material:
+    """What is learned from, and what is validated on."""
+
+    shelf: Shelf
+    dev: Shelf
+    targets: list[NDArray[np.int64]]
+    """[T] cluster ids of each clip of `shelf`"""
+    dev_targets: list[NDArray[np.int64]]
+    clusters: int
+
+
+def gather(
+    clips: Clips,
+    validation: Clips | None,
+    config: EncoderFitConfig,
+    text: "TextTokenizer | None",
+    classes: TextClasses | None,
+) -> Material:
+    """Reads every clip once, and clusters."""
     seed = config.training.seed
     learned, heard = held_out(len(clips), config.held_out, seed)
     if validation is not None:
-        learned, heard = list(range(len(clips))), held_out(len(validation), 1.0, seed)[1]
+        learned, heard = list(range(len(clips))), list(range(len(validation)))
     heard = heard[:: max(1, len(heard) // config.validation_clips)][: config.validation_clips]
 
     def encode(words: str) -> NDArray[np.int64]:
         assert text is not None and classes is not None
         return classes.encode(text, words)
 
-    with RunFolder(folder / "run", json.loads(json.dumps(asdict(config)))) as run:
-        shelf = fill_shelf(clips, front, encode if text else None, learned, config.max_seconds)
-        dev = fill_shelf(validation or clips, front, encode if text else None, heard, config.max_seconds)
-        centroids, (targets, dev_targets) = make_targets(
-            (shelf, dev),
-            ((clips, learned), (validation or clips, heard)),
-            clusters=config.clusters,
-            seed=seed,
-            source=config.targets_from,
-            layer=config.targets_layer,
-        )
-        run.log(0, "data", data_summary(shelf, config))
-        torch.manual_seed(seed)
-        weights = LossWeights(config.visible_weight, config.ctc_weight, config.ctc_layer, config.ctc_steps)
-        model = MaskedPrediction(config.architecture, weights, len(centroids), len(classes.names) if classes else 0)
-        buckets = Buckets(shelf.frames, config.frames_per_batch, seed)
-
-        def batches(step: int) -> list[Batch]:
-            first = (step - 1) * config.training.accumulation
-            return [
-                make_batch(shelf, buckets.rows(number), targets, config, (seed, 4, number))
-                for number in range(first, first + config.training.accumulation)
-            ]
-
-        def validate(step: int, run: RunFolder) -> Mapping[str, float]:
-            return evaluate(model, dev, dev_targets, config)
-
-        record = {"stage": "encoder", "format": 1, "clusters": len(centroids), "config": asdict(config)}
-        record["text_classes"] = list(classes.names) if classes else []
-        record = json.loads(json.dumps(record))
-        train(model, batches, config.training, run, record, validate=validate, resume=resume, progress=progress)
-        write_encoder(model, config.architecture, folder, classes)
-    return folder
-
-
-def data_summary(shelf: Shelf, config: EncoderFitConfig) -> dict[str, float]:
-    """What there is to learn from; rows whose text does not fit their frames are counted."""
-    steps = shelf.frames * config.ctc_steps
-    spoken = [len(text) for text in shelf.text if len(text)]
-    unfit = sum(not ctc_fits(text, int(count)) for text, count in zip(shelf.text, steps, strict=True) if len(text))
-    return {
-        "clips": float(len(shelf)),
-        "hours": float(shelf.frames.sum()) * shelf.front.hop / filterbank.SAMPLE_RATE / 3600,
-        "clips_with_text": float(len(spoken)),
-        "clips_whose_text_does_not_fit": float(unfit),
-        "clips_that_cannot_be_spoken": float(len(shelf.unspoken)),
-    }
+    front = front_end(config.architecture)
+    others = clips if validation is None else validation
+    shelf = fill_shelf(clips, front, encode if text else None, learned, config.max_seconds)
+    dev = fill_shelf(others, front, encode if text else None, heard, config.max_seconds)
+    if not shelf.frames.any() or not dev.frames.any():
+        raise ValueError(f"no clip holds a frame of {front.hop} samples: give longer recordings")
+    if text and not any(len(said) for said in shelf.text):
+        raise ValueError("no clip has a text that CTC could learn: give texts, or ctc_weight=0")
+    centroids, (targets, dev_targets) = make_targets(
+        (shelf, dev),
+        ((clips, learned), (others, heard)),
+        clusters=config.clusters,
+        seed=seed,
+        source=config.targets_from,
+        layer=config.targets_layer,
+    )
+    return Material(shelf, dev, targets, dev_targets, len(centroids))
 
 
 def make_batch(

@@ -91,6 +91,20 @@ def fill_shelf(
     return shelf
 
 
+def summary(shelf: Shelf, ctc_steps: int) -> dict[str, float]:
+    """What there is to learn from; texts that CTC cannot use are counted."""
+    texts = [
+        (text, int(frames) * ctc_steps) for text, frames in zip(shelf.text, shelf.frames, strict=True) if len(text)
+    ]
+    return {
+        "clips": float(len(shelf)),
+        "hours": float(shelf.frames.sum()) * shelf.front.hop / filterbank.SAMPLE_RATE / 3600,
+        "clips_with_text": float(len(texts)),
+        "clips_whose_text_does_not_fit": float(sum(not ctc_fits(text, steps) for text, steps in texts)),
+        "clips_that_cannot_be_spoken": float(len(shelf.unspoken)),
+    }
+
+
 class Buckets:
     """Which rows lie in which batch: similar lengths together, another mixture each epoch."""
 

@@ -124,6 +124,23 @@ def test_text_that_cannot_be_said_is_counted(clips: Callable, letters: object, t
     assert '"clips_whose_text_does_not_fit": 1.0' in row
 
 
+def test_what_cannot_be_learned_is_refused_at_once(clips: Callable, letters: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no clips"):
+        fit_encoder(clips(0), tmp_path / "e", tiny(), letters)
+    with pytest.raises(ValueError, match="layers 1 to 2"):
+        fit_encoder(clips(3), tmp_path / "e", tiny(ctc_layer=3), letters)
+    with pytest.raises(ValueError, match="no run"):
+        fit_encoder(clips(3), tmp_path / "e", tiny(), letters, resume=True)
+    silent = clips(3)
+    silent.text = lambda i: None
+    with pytest.raises(ValueError, match="ctc_weight=0"):
+        fit_encoder(silent, tmp_path / "e", tiny(), letters)
+    short = clips(3)
+    short.waveform = lambda i: np.zeros(100, dtype=np.float32)
+    with pytest.raises(ValueError, match="640 samples"):
+        fit_encoder(short, tmp_path / "e", tiny(), None)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=40).filter(any), st.integers(60, 200), st.integers(0, 5))
 def test_buckets_deal_every_row_once_an_epoch(lengths: list[int], budget: int, seed: int) -> None:
