@@ -81,7 +81,7 @@ def write_bundle(
     Raises:
         ValueError: the folder exists, or a stage was trained on tokens of other tokenizers.
     """
-    from triptych.stages.cascade import Settings
+    from triptych.stages.request import Settings
     from triptych.training.config import build
 
     sources = {

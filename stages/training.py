@@ -167,7 +167,8 @@ class Validation:
     def __init__(self, stage: Stage, held_out: Speech, model: Any, config: RunConfig) -> None:
         self.stage, self.held_out, self.model, self.config = stage, held_out, model, config
         self.listener = Listener(Path(config.listen), stage, held_out) if config.listen else None
-        self.rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
+        rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
+        self.rows = sorted(rows, key=lambda index: stage.length(held_out, index))  # alike in length: little padding
 
     def __call__(self, step: int, run: RunFolder) -> dict[str, float]:
         values = self._mean("own")

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.acoustic.mel import MelDistance
 from triptych.tokenizers.clips import Clips
 from triptych.training.config import STRICT, TrainingConfig
 from triptych.training.files import atomic_folder, refuse_existing
@@ -203,45 +204,6 @@ def keep_variance(network: nn.Module, first: float = 1.0, last: float = 1.0) -> 
         conv.weight = torch.randn_like(conv.weight) * gain / math.sqrt(inputs)
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
-
-
-class MelDistance(nn.Module):
-    """Sum over windows of the mean absolute distance of natural-log mel spectrograms."""
-
-    def __init__(self, sample_rate: int, windows: tuple[int, ...]) -> None:
-        super().__init__()
-        from transformers.audio_utils import mel_filter_bank
-
-        self.windows = windows
-        for window in windows:
-            bank = mel_filter_bank(
-                num_frequency_bins=window // 2 + 1,
-                num_mel_filters=max(5, window * 80 // 1024),
-                min_frequency=0.0,
-                max_frequency=sample_rate / 2,
-                sampling_rate=sample_rate,
-                norm="slaney",
-                mel_scale="slaney",
-            )
-            bank = bank / (bank.sum(0, keepdims=True) + 1e-8)
-            self.register_buffer(f"bank_{window}", torch.from_numpy(bank).float(), persistent=False)
-            self.register_buffer(f"hann_{window}", torch.hann_window(window), persistent=False)
-
-    def spectrogram(self, waveform: Tensor, window: int) -> Tensor:
-        """[B, N] to log mel [B, F, M], floored 80 dB under full scale."""
-        hann = getattr(self, f"hann_{window}")
-        spectrum = torch.stft(waveform, window, window // 4, window=hann, return_complex=True)
-        magnitude = torch.view_as_real(spectrum).square().sum(-1).add(1e-10).sqrt() / hann.sum()
-        return torch.log(magnitude.transpose(1, 2) @ getattr(self, f"bank_{window}") + 1e-4)
-
-    def forward(self, made: Tensor, given: Tensor) -> Tensor:
-        with torch.autocast(made.device.type, enabled=False):
-            distances = []
-            for window in self.windows:
-                with torch.no_grad():
-                    wanted = self.spectrogram(given, window)
-                distances.append((self.spectrogram(made, window) - wanted).abs().mean())
-        return torch.stack(distances).sum()
 
 
 def perplexity(ids: Tensor, size: int) -> Tensor:
