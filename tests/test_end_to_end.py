@@ -1,6 +1,9 @@
 """From wavs to a spoken sentence by the command line: two utterances are overfitted, greedy decoding returns them."""
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -136,6 +139,56 @@ def test_tokens_of_other_tokenizers_are_refused(work: Path, tmp_path: Path) -> N
         app, ["bundle", *runs, "--tokenizers", str(tmp_path / "tokenizers"), "-o", str(tmp_path / "b")]
     )
     assert result.exit_code == 1 and "tokenize again" in str(result.exception) and not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+def test_a_stage_that_was_stopped_and_resumed_has_the_losses_of_one_left_alone(
+    work: Path, tmp_path: Path, stage: str
+) -> None:
+    """With accumulation, dropout, random prompts and in the middle of an epoch; the rate is constant after warm-up."""
+    options = ["training.final_ratio=1.0", "training.accumulation=2", "training.log_every=1", "budget=128"]
+    options += ["stage.transformer.dropout=0.1", "training.validate_every=2", "training.warmup_steps=2"]
+    for run, steps, more in (("whole", 6, []), ("broken", 3, []), ("broken", 6, ["resume=true"])):
+        line = ["train", stage, "--config", f"{stage}/tiny", f"shards={work / 'shards'}", f"run={tmp_path / run}"]
+        line += [*options, f"training.max_steps={steps}", *more]
+        assert CliRunner().invoke(app, line, catch_exceptions=False).exit_code == 0
+    losses = {}
+    for run in ("whole", "broken"):
+        rows = [json.loads(row) for row in open(tmp_path / run / "metrics.jsonl")]
+        losses[run] = {(row["step"], row["kind"]): row["loss"] for row in rows}
+    shared = {key: loss for key, loss in losses["whole"].items() if key[1] == "train" or key[0] % 2 == 0}
+    assert len(shared) == 9
+    assert {key: losses["broken"][key] for key in shared} == shared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+def test_a_killed_run_goes_on_from_its_last_checkpoint(work: Path, tmp_path: Path, stage: str) -> None:
+    """kill -9, in a process of its own; the lock of the dead process is taken over."""
+    line = [sys.executable, "-m", "triptych", "train", stage, "--config", f"{stage}/tiny", f"shards={work / 'shards'}"]
+    line += [
+        "training.log_every=1",
+        "training.checkpoint_every=3",
+        "training.max_steps=40",
+        "training.validate_every=40",
+    ]
+    line += ["stage.transformer.dropout=0.1"]
+    losses = {}
+    for run in ("whole", "broken"):
+        folder = tmp_path / run
+        command = [*line, f"run={folder}"]
+        if run == "broken":
+            killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while not (folder / "latest").exists() or len(open(folder / "metrics.jsonl").readlines()) < 8:
+                assert killed.poll() is None, "it ended before it could be killed"
+                time.sleep(0.02)
+            killed.kill()
+            killed.wait()
+            command.append("resume=true")
+        subprocess.run(command, check=True, capture_output=True)
+        rows = [json.loads(row) for row in open(folder / "metrics.jsonl")]
+        losses[run] = {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+    assert len(losses["whole"]) == 40 and losses["broken"] == losses["whole"]
 
 
 def wrong(tmp_path: Path) -> dict[str, Path]:

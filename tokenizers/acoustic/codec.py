@@ -8,6 +8,7 @@ Invariant: T' = ceil(N / hop), and decode(codes) has T' · hop samples. Mono mod
 Knows no language model.
 """
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import Waveform, resample
-from triptych.training.files import file_digest, fingerprint_of, read_json, write_json
+from triptych.training.files import fingerprint_of, read_json, write_json
 
 Codes = NDArray[np.uint16]
 """[Q, T'] ids, each below codebook_size"""
@@ -27,7 +28,7 @@ Codes = NDArray[np.uint16]
 class AcousticTokenizer:
     """An EncodecModel, cut to its first `num_levels` quantizer levels."""
 
-    def __init__(self, model: Any, num_levels: int, weights_digest: str) -> None:
+    def __init__(self, model: Any, num_levels: int) -> None:
         config = model.config
         if config.audio_channels != 1 or config.normalize or config.chunk_length_s:
             raise ValueError(
@@ -45,7 +46,7 @@ class AcousticTokenizer:
             sample_rate=config.sampling_rate,
             hop=config.hop_length,
             levels=num_levels,
-            fingerprint=fingerprint_of({"weights": weights_digest, "levels": num_levels, "dtype": "float32"}),
+            fingerprint=fingerprint_of({"weights": _digest(model), "levels": num_levels, "dtype": "float32"}),
         )
 
     @classmethod
@@ -58,20 +59,17 @@ class AcousticTokenizer:
             ValueError: no EnCodec checkpoint there, or one that lies on no grid.
         """
         from transformers import EncodecModel
-        from transformers.utils.hub import cached_file
 
         settings = Path(source) / "tokenizer.json"
         if num_levels is None and settings.exists():
             num_levels = int(read_json(settings)["levels"])
         try:
             model = EncodecModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-            weights = cached_file(str(source), "model.safetensors")
         except (OSError, KeyError) as error:
             raise ValueError(
                 f"{source}: no EnCodec checkpoint that can be loaded: {str(error).splitlines()[0]}"
             ) from None
-        assert weights is not None
-        return cls(model, num_levels or model.config.num_quantizers, file_digest(Path(weights)))
+        return cls(model, num_levels or model.config.num_quantizers)
 
     def save(self, folder: Path) -> None:
         """Writes the transformers folder; weights keep the precision that they were rounded to."""
@@ -109,3 +107,13 @@ class AcousticTokenizer:
         ).sum(0)
         waveform: torch.Tensor = self.model.decoder(latent)[0, 0]
         return np.asarray(waveform[: codes.shape[1] * self.spec.hop].float().numpy())
+
+
+def _digest(model: Any) -> str:
+    """Over encoder and quantizer: they decide which codes come out. A decoder may learn on under the same codes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(("encoder.", "quantizer.")):
+            digest.update(name.encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -288,5 +288,5 @@ def fit_acoustic(
             progress=progress,
         )
     with atomic_folder(folder) as beside:
-        AcousticTokenizer(model.export(), config.levels, "").save(beside)
+        AcousticTokenizer(model.export(), config.levels).save(beside)
     return AcousticTokenizer.load(folder)

@@ -155,3 +155,15 @@ def test_a_signal_keeps_its_variance_through_a_new_codec():
 def test_perplexity_counts_what_is_used():
     assert float(perplexity(torch.zeros(100, dtype=torch.long), 8)) == pytest.approx(1.0, abs=1e-4)
     assert float(perplexity(torch.arange(800) % 8, 8)) == pytest.approx(8.0, rel=1e-4)
+
+
+def test_the_fingerprint_is_of_what_decides_the_codes(folder):
+    def changed(part):
+        model = EncodecModel.from_pretrained(folder)
+        with torch.no_grad():
+            next(part(model).parameters()).add_(0.1)
+        return AcousticTokenizer(model, 2).spec.fingerprint
+
+    own = AcousticTokenizer.load(folder, num_levels=2).spec.fingerprint
+    assert changed(lambda model: model.decoder) == own
+    assert changed(lambda model: model.encoder) != own
