@@ -44,11 +44,11 @@ class Settings:
     fine: Sampling = Sampling(temperature=0.0)
     """of the fine stage"""
     prompt_seconds: float = 3.0
-    """how much of a voice prompt the coarse and fine stages hear"""
+    """seconds of a voice prompt that the coarse and fine stages hear"""
     shortest: float = 0.5
-    """least length of speech, as a share of what the text should take"""
+    """share of the length that the text should take: speech is no shorter"""
     longest: float = 2.0
-    """greatest length, likewise"""
+    """share likewise: speech is no longer, but for a second"""
 
 
 @dataclass(frozen=True)

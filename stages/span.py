@@ -19,11 +19,11 @@ class PromptConfig:
     """How a span is drawn in training, and what inference may ask for."""
 
     share: float = 0.7
-    """of the rows begin with other recordings of the same speaker"""
+    """share of the rows that begin with other recordings of the same speaker"""
     seconds: tuple[float, float] = (1.0, 4.0)
-    """shortest and longest voice prompt"""
+    """seconds of the shortest and the longest voice prompt"""
     max_seconds: float = 12.0
-    """longest row, prompt included; longer speech is made in windows of this length"""
+    """seconds of the longest row, prompt included; longer speech is made in windows of this length"""
 
     def expected_beats(self, speech: Speech, index: int) -> int:
         """Length of a row of clip `index`, about."""

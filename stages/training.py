@@ -44,7 +44,7 @@ class RunConfig:
     budget: int = 4096
     """positions a micro-batch, padding included"""
     validation_rows: int = 64
-    """held-out clips at each validation; 0: no validation"""
+    """clips of split dev at each validation; 0: no validation"""
     listen: str | None = None
     """tokenizers (coarse, fine) or a bundle (any stage) through which validation is heard in TensorBoard"""
     training: TrainingConfig = TrainingConfig()

@@ -39,11 +39,11 @@ class CoarseConfig:
     layout: Literal["aligned", "flattened"] = "aligned"
     """one step a frame, or one step a code"""
     levels: int = 2
-    """coarse levels; the fine stage makes the rest"""
+    """levels that this stage makes; the fine stage makes the rest"""
     transformer: TransformerConfig = TransformerConfig(dim=768, layers=12, heads=12)
     """the causal transformer over codes"""
     encoder_layers: int = 2
-    """of the bidirectional encoder of semantic tokens; aligned layout only"""
+    """layers of the bidirectional encoder of semantic tokens; aligned layout only"""
     prompt: PromptConfig = PromptConfig()
     """the voice prompt, and the length of a row"""
     code_noise: float = 0.05

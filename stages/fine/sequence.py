@@ -31,7 +31,7 @@ class FineConfig:
     """The fine stage: its model, and how its rows are drawn."""
 
     coarse_levels: int = 2
-    """levels that are given"""
+    """levels that are given, the first ones"""
     transformer: TransformerConfig = TransformerConfig(dim=768, layers=12, heads=12, causal=False)
     """the transformer over frames; not causal"""
     prompt: PromptConfig = PromptConfig()

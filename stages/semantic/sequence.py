@@ -41,15 +41,15 @@ class SemanticConfig:
     positions: Literal["plain", "time"] = "plain"
     """counted one by one, or in time: a text symbol lies about where it will sound"""
     frames_per_symbol: float | None = None
-    """semantic frames a text symbol, for positions in time and the length expected; left out: measured on the clips"""
+    """frames a text symbol, for positions in time and the length expected; left out: measured on the clips"""
     text_drop: float = 0.1
     """share of rows whose text is left out: for guidance and speech-only continuation"""
     prompt_share: float = 0.5
     """share of rows that begin with another recording of the same speaker, with its text"""
     prompt_seconds: float = 6.0
-    """longest prompt"""
+    """seconds of the longest prompt"""
     max_seconds: float = 16.0
-    """longest row; a longer recording is cropped and loses its text"""
+    """seconds of the longest row; a longer recording is cropped and loses its text"""
     label_smoothing: float = 0.05
     """of the cross-entropy in training"""
 

@@ -26,7 +26,7 @@ class TransformerConfig:
     dim: int = 512
     """width of the residual stream, in features"""
     layers: int = 8
-    """blocks of attention and SwiGLU"""
+    """layers of attention and SwiGLU"""
     heads: int = 8
     """query heads of attention"""
     kv_heads: int = 0
