@@ -2,7 +2,7 @@
 
     bundle/
       bundle.json                     format, settings, checksums; written last
-      stages/semantic/                stage.json, model.safetensors (float16); likewise coarse/ and fine/
+      stages/semantic/                stage.json, model.safetensors; likewise coarse/ and fine/
       tokenizers/                     text/, semantic/, acoustic/, waveform.json
       voices.json                     name -> what the voice says
       voices/NAME.safetensors         its semantic tokens [T] and codes [Q, T']
@@ -17,13 +17,12 @@ from shutil import copytree
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
 
 from triptych.stages.three import STAGES, AnyStage, read_stage
+from triptych.stages.weights import PRECISIONS, Precision, read_weights, write_weights
 from triptych.tokenizers.spec import check_same
 from triptych.tokenizers.trio import Tokenizers
 from triptych.training.files import atomic_folder, file_digest, read_json, write_json
@@ -72,12 +71,14 @@ def write_bundle(
     tokenizers: Path,
     voices: Mapping[str, tuple[Path, str | None]],
     settings: Mapping[str, Any] | None = None,
+    precision: Precision = "float16",
 ) -> None:
     """Joins three run folders (their best checkpoint) or checkpoints with their tokenizers.
 
     Args:
         voices: name to a recording and what is said in it.
         settings: how this cascade is best sampled; a plain tree of `cascade.Settings`.
+        precision: of the stages' weights, float32, float16 or int8.
     Raises:
         ValueError: the folder exists, or a stage was trained on tokens of other tokenizers.
     """
@@ -88,6 +89,8 @@ def write_bundle(
         name: find_checkpoint(path, "best")
         for name, path in {"semantic": semantic, "coarse": coarse, "fine": fine}.items()
     }
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
     loaded = Tokenizers.load(tokenizers)
     for name, source in sources.items():
         _check_stage(name, read_stage(source), loaded, source)
@@ -97,10 +100,7 @@ def write_bundle(
             place = beside / "stages" / name
             place.mkdir(parents=True)
             write_json(place / "stage.json", read_json(source / "stage.json"))
-            save_file(
-                {k: _shipped(v) for k, v in load_file(source / "model.safetensors").items()},
-                place / "model.safetensors",
-            )
+            write_weights(place / "model.safetensors", read_weights(source / "model.safetensors"), precision)
         for part in ("text", "semantic", "acoustic"):
             if (tokenizers / part).is_dir():
                 copytree(tokenizers / part, beside / "tokenizers" / part)
@@ -117,10 +117,6 @@ def write_bundle(
             str(file.relative_to(beside)): file_digest(file) for file in sorted(beside.rglob("*")) if file.is_file()
         }
         write_json(beside / "bundle.json", {"format": FORMAT, "settings": dict(settings or {}), "files": files})
-
-
-def _shipped(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 def _asdict(record: Any) -> dict[str, Any]:

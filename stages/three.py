@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 from torch import nn
 
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
 from triptych.stages.fine.sequence import FineConfig, FineStage
 from triptych.stages.semantic.sequence import SemanticConfig, SemanticStage
 from triptych.stages.stage import Specs
+from triptych.stages.weights import read_weights
 from triptych.training.config import build
 from triptych.training.files import read_json
 
@@ -71,9 +70,7 @@ def load_stage(folder: Path, device: str | torch.device = "cpu") -> tuple[AnySta
     stage = read_stage(folder)
     model = stage.model()
     try:
-        load_model(model, folder / "model.safetensors")
-    except FileNotFoundError:
-        raise ValueError(f"{folder} has no model.safetensors") from None
-    except (SafetensorError, RuntimeError) as error:
+        model.load_state_dict(read_weights(folder / "model.safetensors"))
+    except RuntimeError as error:
         raise ValueError(f"{folder / 'model.safetensors'} does not fit: {str(error).splitlines()[0]}") from None
     return stage, model.to(device).eval()

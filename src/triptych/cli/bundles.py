@@ -23,6 +23,9 @@ def bundle(
     voices: Annotated[
         Path | None, typer.Option(metavar="LIST.jsonl", help='A line each: {"name": …, "audio": …, "text": …}.')
     ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="float32|float16|int8", help="Of the stages' weights, on disk.")
+    ] = "float16",
     overrides: Overrides = None,
 ) -> None:
     """Join three checkpoints and tokenizers into one folder.
@@ -35,8 +38,9 @@ def bundle(
     check_folder(output)
     named = read_voices(voices) if voices else {}
     settings = load_tree(None, overrides or [])
-    parts = {"semantic": semantic, "coarse": coarse, "fine": fine, "tokenizers": tokenizers}
-    write_bundle(output, **parts, voices=named, settings=settings)
+    parts: dict[str, Any] = {"semantic": semantic, "coarse": coarse, "fine": fine, "tokenizers": tokenizers}
+    parts |= {"voices": named, "settings": settings, "precision": precision}
+    write_bundle(output, **parts)
     result(f"{output}  {size_of(output) / 1e6:.1f} MB")
 
 
