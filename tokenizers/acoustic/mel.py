@@ -1,7 +1,23 @@
-"""How far one waveform is from another, to an ear: log-mel spectrograms at several scales. Knows no codec."""
+"""How far one waveform is from another, to an ear: log-mel spectrograms at several scales (Zeghidour et al. 2021;
+Kumar et al. 2023), and the waveform itself. Knows no codec."""
 
 import torch
 from torch import Tensor, nn
+
+
+class SoundDistance(nn.Module):
+    """What a decoder is trained by: `MelDistance`, and L1 relative to the level of the sound."""
+
+    def __init__(self, sample_rate: int, windows: tuple[int, ...], waveform_weight: float) -> None:
+        super().__init__()
+        self.mel, self.waveform_weight = MelDistance(sample_rate, windows), waveform_weight
+
+    def forward(self, made: Tensor, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Distance of waveforms [B, N], and its two parts."""
+        mel = self.mel(made, given)
+        level = given.square().mean(dim=1, keepdim=True).sqrt() + 1e-4
+        waveform = ((made - given).abs() / level).mean()
+        return mel + self.waveform_weight * waveform, {"mel": mel.detach(), "waveform": waveform.detach()}
 
 
 class MelDistance(nn.Module):

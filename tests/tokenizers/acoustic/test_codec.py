@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import EncodecConfig, EncodecModel
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
-from triptych.tokenizers.acoustic.fit import CodecFitConfig, CodecTrainee, fit_acoustic, perplexity
+from triptych.tokenizers.acoustic.fit import fit_acoustic
+from triptych.tokenizers.acoustic.trainee import CodecFitConfig, CodecTrainee, perplexity
 from triptych.training.config import TrainingConfig
 
 torch.set_num_threads(1)
@@ -123,6 +124,19 @@ def test_a_fitted_codec_is_an_ordinary_checkpoint_and_resumes_exactly(tmp_path):
     assert resumed.spec.fingerprint == fitted.spec.fingerprint
     with pytest.raises(ValueError, match="exists already"):
         fit_acoustic(Noise(), Noise(), tmp_path / "codec", TINY)
+
+
+def test_a_decoder_learns_on_under_the_same_codes(tmp_path):
+    first = fit_acoustic(Noise(), Noise(), tmp_path / "codec", TINY)
+    further = replace(TINY, decoder_of=str(tmp_path / "codec"))
+    second = fit_acoustic(Noise(), Noise(), tmp_path / "further", further)
+    assert second.spec == first.spec
+    waveform = Noise().waveform(0)
+    codes = first.encode(waveform, 24_000)
+    assert (second.encode(waveform, 24_000) == codes).all()
+    assert not np.allclose(second.decode(codes), first.decode(codes))
+    with pytest.raises(ValueError, match="hop"):
+        fit_acoustic(Noise(), Noise(), tmp_path / "other", replace(further, ratios=(3, 4, 5, 4)))
 
 
 def test_codebooks_start_from_real_vectors_and_are_used():
