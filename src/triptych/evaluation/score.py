@@ -96,8 +96,9 @@ def _find(name: Path, listed: Path, number: int) -> Path:
 def _row(line: str) -> Row | None:
     try:
         found: Any = json.loads(line)
+        audio, text = Path(found["audio"]), found["text"]
         voice = Path(found["voice"]) if found.get("voice") else None
-        return Row(Path(found["audio"]), found["text"], voice) if any(c.isalnum() for c in found["text"]) else None
+        return Row(audio, text, voice) if any(c.isalnum() for c in text) else None
     except (ValueError, KeyError, TypeError):
         return None
 
