@@ -34,10 +34,14 @@ def nobody(levels: int = 4) -> Span:
     return Span(np.zeros(0, np.uint16), np.zeros((levels, 0), np.uint16), 0)
 
 
+def coarse_stage(layout, specs, shape) -> CoarseStage:
+    prompt = PromptConfig(share=0.5, seconds=(0.2, 0.6), max_seconds=4.0)
+    return CoarseStage(CoarseConfig(layout=layout, transformer=shape, prompt=prompt, code_noise=0.0), specs)
+
+
 @pytest.fixture(params=LAYOUTS)
 def coarse(request, specs, shape) -> CoarseStage:
-    prompt = PromptConfig(share=0.5, seconds=(0.2, 0.6), max_seconds=4.0)
-    return CoarseStage(CoarseConfig(layout=request.param, transformer=shape, prompt=prompt, code_noise=0.0), specs)
+    return coarse_stage(request.param, specs, shape)
 
 
 @pytest.fixture
@@ -58,9 +62,8 @@ def test_unflatten_undoes_flatten_and_every_id_is_legal(data, levels, frames):
     assert int(legal.sum(0).max()) == 1
 
 
-def test_flattened_positions_keep_a_code_beside_its_semantic_token(coarse, speech):
-    if coarse.config.layout == "aligned":
-        pytest.skip("the aligned layout adds them up")
+def test_flattened_positions_keep_a_code_beside_its_semantic_token(specs, shape, speech):
+    coarse = coarse_stage("flattened", specs, shape)
     flat, grid = Flattening.of(coarse.config, coarse.specs), speech.grid
     _, positions = flat.prefix(np.zeros(4 * grid.semantic_per_beat, np.uint16))
     of_semantic = positions[1:-1][:: grid.semantic_per_beat]
@@ -138,10 +141,9 @@ def test_fine_learns_two_utterances_and_returns_them(fine, speech):
         assert made.tolist() == codes.tolist()
 
 
-def test_cached_coarse_steps_equal_the_training_pass(coarse, speech):
-    """Greedy codes are the argmax of the teacher-forced logits on those codes themselves."""
-    if coarse.config.layout == "flattened":
-        pytest.skip("plain language models are compared in tests/lm")
+def test_cached_aligned_steps_equal_the_training_pass(specs, shape, speech):
+    """Greedy codes are the argmax of the teacher-forced logits on those codes; flattened: see tests/lm."""
+    coarse = coarse_stage("aligned", specs, shape)
     torch.manual_seed(1)
     model, clip = coarse.model().eval(), speech.clip(2, 0, 20)
     other = speech.clip(5, 0, 8)

@@ -99,7 +99,8 @@ def fit_semantic(
     )
     report = measure(heard, chosen, tokenizer, moved, progress)
     tokenizer.save(folder)
-    write_json(folder / "report.json", {**asdict(report), "config": asdict(config)})
+    said = {**asdict(config), "encoder": Path(config.encoder).name}  # a path of this machine is nobody else's business
+    write_json(folder / "report.json", {**asdict(report), "config": said})
     return report
 
 
