@@ -39,7 +39,7 @@ class Speech:
     def __init__(self, shards: ShardSet, split: Split) -> None:
         self.shards = shards
         self.grid: TimeGrid = shards.grid
-        self.indices = list(shards.indices(split))
+        self.indices: list[int] = shards.indices(split).tolist()
 
     @cached_property
     def by_speaker(self) -> dict[str, list[int]]:

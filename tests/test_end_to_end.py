@@ -161,6 +161,18 @@ def test_a_stage_that_was_stopped_and_resumed_has_the_losses_of_one_left_alone(
     assert {key: losses["broken"][key] for key in shared} == shared
 
 
+@pytest.mark.parametrize(("stage", "through"), [("coarse", "tokenizers"), ("fine", "bundle"), ("semantic", "bundle")])
+def test_a_stage_is_heard_at_each_validation(work: Path, tmp_path: Path, stage: str, through: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    line = ["train", stage, "--config", f"{stage}/tiny", f"shards={work / 'shards'}", f"run={tmp_path / 'run'}"]
+    line += ["training.max_steps=2", "training.validate_every=1", f"listen={work / through}"]
+    assert CliRunner().invoke(app, line, catch_exceptions=False).exit_code == 0
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert {f"{stage}_0", f"{stage}_1"} <= set(events.Tags()["audio"])
+    assert [event.step for event in events.Audio(f"{stage}_0")] == [1, 2]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 def test_a_killed_run_goes_on_from_its_last_checkpoint(work: Path, tmp_path: Path, stage: str) -> None:
