@@ -173,6 +173,17 @@ def test_a_stage_is_heard_at_each_validation(work: Path, tmp_path: Path, stage: 
     assert [event.step for event in events.Audio(f"{stage}_0")] == [1, 2]
 
 
+def test_a_run_begins_with_the_weights_of_another(work: Path, tmp_path: Path) -> None:
+    line = ["train", "coarse", "--config", "coarse/tiny", f"shards={work / 'shards'}", f"init={work / 'coarse'}"]
+    line += ["training.max_steps=1", "training.log_every=1", f"run={tmp_path / 'run'}"]
+    assert CliRunner().invoke(app, line, catch_exceptions=False).exit_code == 0
+    first = json.loads(open(tmp_path / "run" / "metrics.jsonl").readline())
+    assert first["loss"] < 0.5  # a new one begins at log 64 = 4.2
+    other = [*line[:-1], f"run={tmp_path / 'other'}", "stage.transformer.dim=32"]
+    result = CliRunner().invoke(app, other)
+    assert result.exit_code == 1 and "do not fit" in str(result.exception)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 def test_a_killed_run_goes_on_from_its_last_checkpoint(work: Path, tmp_path: Path, stage: str) -> None:
