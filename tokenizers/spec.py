@@ -4,17 +4,25 @@
     acoustic     |-|-|-|-|-|-|-|-|       likewise; codecs count a ceiling
     beat         |-------|-------|       the shortest span that is whole in both; 40 ms for 50 and 75 Hz
 
-The waveform is padded to whole beats once, before either tokenizer, so that floor and ceiling agree.
+The waveform is padded to whole beats once, before either tokenizer, so that floor and ceiling agree. Every codec on
+this grid gives all its levels at one rate: EnCodec 24 kHz and DAC 24 kHz 75 Hz, Mimi 12.5 Hz (a beat of 80 ms with 50
+Hz). Where the shortest span is longer than `LONGEST_BEAT`, the semantic tokens move to the codec's clock:
+
+    50 Hz and DAC 44.1 kHz (86.13 Hz) meet every 5.12 s   →   beat = 12 codec frames, 139 ms; 7 semantic frames in it,
+    50.24 Hz: each is the encoder's frame nearest to it, so that about one in 205 is heard twice
+
 Knows no model and no file.
 """
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from math import gcd
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 LONGEST_BEAT = Fraction(160, 1000)
-"""seconds; a pair of rates with a longer beat is refused"""
+"""seconds; above it, semantic frames are aligned by the nearest one"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class TokenizerSpec:
     kind: str
     """text, semantic or acoustic"""
     name: str
-    """what a person calls it: gruut, sentencepiece, wavlm, wav2vec2-bert, encodec"""
+    """what a person calls it: gruut, sentencepiece, wavlm, wav2vec2-bert, encodec, dac, mimi"""
     size: int
     """entries of its alphabet; of one level for a codec"""
     sample_rate: int = 0
@@ -78,18 +86,22 @@ def check_same(made_with: TokenizerSpec, given: TokenizerSpec, what: str) -> Non
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """How the frames of a semantic and an acoustic tokenizer lie on one time axis."""
+    """How the frames of a semantic and an acoustic tokenizer lie on one time axis.
 
-    semantic_rate: Fraction
-    """frames a second"""
+    Raises:
+        ValueError: a codec whose frame alone is longer than a beat may be.
+    """
+
+    encoder_rate: Fraction
+    """frames a second that the semantic tokenizer gives"""
     acoustic_rate: Fraction
     """frames a second"""
 
     def __post_init__(self) -> None:
-        if self.beat > LONGEST_BEAT:
+        if 1 / self.acoustic_rate > LONGEST_BEAT:
             raise ValueError(
-                f"{self.semantic_rate} Hz semantic and {self.acoustic_rate} Hz acoustic frames meet only every "
-                f"{float(self.beat):.2f} s: choose rates whose common period is at most {float(LONGEST_BEAT)} s"
+                f"acoustic frames of {self.acoustic_rate} Hz are longer than {float(LONGEST_BEAT)} s: "
+                f"choose a codec of at least {1 / LONGEST_BEAT} Hz"
             )
 
     @classmethod
@@ -97,20 +109,34 @@ class TimeGrid:
         return cls(semantic.frame_rate, acoustic.frame_rate)
 
     @property
+    def ratio(self) -> Fraction:
+        """Semantic frames an acoustic frame: the true one, or the nearest whose beat is short enough. 2/3 for 50:75."""
+        most = int(LONGEST_BEAT * self.acoustic_rate)
+        nearest = (self.encoder_rate / self.acoustic_rate).limit_denominator(most)
+        return max(nearest, Fraction(1, most))
+
+    @property
+    def exact(self) -> bool:
+        """Whether both tokenizers' own frames meet on each beat."""
+        return self.semantic_rate == self.encoder_rate
+
+    @property
+    def semantic_rate(self) -> Fraction:
+        """Semantic tokens a second, on this grid."""
+        return self.ratio * self.acoustic_rate
+
+    @property
     def beat(self) -> Fraction:
         """Seconds: the shortest span that holds whole frames of both. 2 / 50 = 3 / 75 = 0.04."""
-        a, b = 1 / self.semantic_rate, 1 / self.acoustic_rate
-        numerator = a.numerator * b.denominator
-        other = b.numerator * a.denominator
-        return Fraction(numerator * other // gcd(numerator, other), a.denominator * b.denominator)
+        return self.acoustic_per_beat / self.acoustic_rate
 
     @property
     def semantic_per_beat(self) -> int:
-        return int(self.semantic_rate * self.beat)
+        return self.ratio.numerator
 
     @property
     def acoustic_per_beat(self) -> int:
-        return int(self.acoustic_rate * self.beat)
+        return self.ratio.denominator
 
     def beats(self, seconds: float) -> int:
         """Whole beats in `seconds`, rounded down."""
@@ -121,3 +147,13 @@ class TimeGrid:
         beat = self.beat * sample_rate
         assert beat.denominator == 1, f"a beat is not a whole number of samples at {sample_rate} Hz"
         return -(-samples // int(beat)) * int(beat)
+
+    def on_beats(self, semantic: NDArray[np.uint16], beats: int) -> NDArray[np.uint16]:
+        """The encoder's frames [n] of `beats` beats as the semantic tokens [T] of this grid.
+
+        Token k lies around (k + 1/2) / semantic_rate and is the frame there. Exact grids leave them as they are.
+        """
+        total, step = beats * self.semantic_per_beat, self.encoder_rate / self.semantic_rate
+        assert len(semantic) == total if self.exact else abs(len(semantic) - total * step) <= 1, (len(semantic), beats)
+        nearest = (2 * np.arange(total) + 1) * step.numerator // (2 * step.denominator)
+        return semantic[np.minimum(nearest, len(semantic) - 1)]

@@ -7,10 +7,12 @@
       acoustic/
 
     talk.mp3 ──prepare──▶ [N] ──pad to whole beats, once──▶ semantic [T], codes [Q, T'];  T : T' is exact
+                                                            (by the nearest frame, where the rates hardly meet)
 
 Knows no manifest and no language model.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.tokenizers.spec import TimeGrid, TokenizerSpec, WaveformSpec
-from triptych.tokenizers.waveform import Waveform, prepare, read_audio
+from triptych.tokenizers.waveform import Waveform, load_prepared, prepare
 from triptych.training.config import build
 from triptych.training.files import read_json, write_json
 
@@ -35,10 +37,17 @@ WAVEFORM_FILE = "waveform.json"
 class Prepared:
     """A recording as the tokenizers hear it."""
 
-    waveform: Waveform
-    """[N], at the rate of the acoustic tokenizer; not padded yet"""
+    padded: Waveform
+    """[N'], at the rate of the acoustic tokenizer, with zeros up to whole beats"""
+    samples: int
+    """N, before the padding"""
     name: str
     """for messages"""
+
+    @property
+    def waveform(self) -> Waveform:
+        """[N], without the padding."""
+        return self.padded[: self.samples]
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Tokenizers:
     """What turns text and waveforms into tokens, and codes back into a waveform.
 
     Raises:
-        ValueError: preparation and codec differ in rate, or the two rates share no beat.
+        ValueError: preparation and codec differ in rate, or the codec's frames are longer than a beat may be.
     """
 
     text: "TextTokenizer | None"
@@ -75,9 +84,12 @@ class Tokenizers:
         _ = self.grid
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizers":
+    def load(cls, folder: Path, *, device: str = "cpu", batch_seconds: float = 0.0) -> "Tokenizers":
         """Loads the folder drawn above.
 
+        Args:
+            device: of the encoder and the codec; a codec elsewhere than on the CPU only encodes.
+            batch_seconds: see `SemanticTokenizer.load`.
         Raises:
             ValueError: a part is missing or damaged; names it.
         """
@@ -91,11 +103,12 @@ class Tokenizers:
         from triptych.tokenizers.text.frontend import load_text
 
         acoustic = AcousticTokenizer.load(folder / "acoustic")
+        acoustic.model.to(device)
         path = folder / WAVEFORM_FILE
         said = read_json(path) if path.exists() else {"sample_rate": acoustic.spec.sample_rate}
         return cls(
             text=load_text(folder / "text") if (folder / "text").is_dir() else None,
-            semantic=SemanticTokenizer.load(folder / "semantic"),
+            semantic=SemanticTokenizer.load(folder / "semantic", device=device, batch_seconds=batch_seconds),
             acoustic=acoustic,
             waveform=build(WaveformSpec, said, where=str(path)),
         )
@@ -123,7 +136,7 @@ class Tokenizers:
         Raises:
             ValueError: too short, or silent throughout.
         """
-        return Prepared(prepare(waveform, sample_rate, self.waveform, name), name)
+        return self._on_beats(prepare(waveform, sample_rate, self.waveform, name), name)
 
     def prepare_file(
         self, path: Path, start: float = 0.0, seconds: float | None = None, channel: int | None = None
@@ -133,29 +146,31 @@ class Tokenizers:
         Raises:
             ValueError: what `read_audio` and `prepare` refuse; names the file.
         """
-        waveform, rate = read_audio(path, start, seconds, channel)
-        return self.prepare(waveform, rate, str(path))
+        return self._on_beats(load_prepared(path, self.waveform, start, seconds, channel), str(path))
+
+    def _on_beats(self, waveform: Waveform, name: str) -> Prepared:
+        samples, rate, beat = len(waveform), self.waveform.sample_rate, self.grid.beat
+        if samples < beat * rate:
+            raise ValueError(f"{name}: {samples / rate:.3f} s is too short; give at least a beat ({float(beat)} s)")
+        missing = self.grid.padded_samples(samples, rate) - samples
+        return Prepared(np.pad(waveform, (0, missing)) if missing else waveform, samples, name)
 
     def tokens(self, prepared: Prepared) -> Tokens:
-        """Semantic tokens and codes on the same beats.
+        """Semantic tokens and codes on the same beats."""
+        return self.tokens_of([prepared])[0]
 
-        Raises:
-            ValueError: shorter than a beat.
-        """
+    def tokens_of(self, batch: Sequence[Prepared]) -> list[Tokens]:
+        """`tokens` of each, worked out together; best of similar lengths."""
         grid, rate = self.grid, self.waveform.sample_rate
-        samples = len(prepared.waveform)
-        if samples < grid.beat * rate:
-            raise ValueError(
-                f"{prepared.name}: {samples / rate:.3f} s is too short; give at least a beat ({float(grid.beat)} s)"
-            )
-        total = grid.padded_samples(samples, rate)
-        padded = np.pad(prepared.waveform, (0, total - samples))
-        semantic = self.semantic.encode([padded], rate)[0]
-        codes = self.acoustic.encode(padded, rate)
-        beats = round(total / (grid.beat * rate))
-        assert semantic.shape == (beats * grid.semantic_per_beat,), (semantic.shape, beats, grid)
-        assert codes.shape == (self.acoustic.spec.levels, beats * grid.acoustic_per_beat), (codes.shape, beats, grid)
-        return Tokens(semantic.astype(np.uint16), codes.astype(np.uint16), samples)
+        padded = [prepared.padded for prepared in batch]
+        heard = zip(batch, self.semantic.encode(padded, rate), self.acoustic.encode_batch(padded, rate), strict=True)
+        found = []
+        for prepared, semantic, codes in heard:
+            beats = round(len(prepared.padded) / (grid.beat * rate))
+            assert codes.shape == (self.acoustic.spec.levels, beats * grid.acoustic_per_beat), (codes.shape, beats)
+            on_beats = grid.on_beats(semantic, beats)
+            found.append(Tokens(on_beats.astype(np.uint16), codes.astype(np.uint16), prepared.samples))
+        return found
 
 
 def write_waveform_spec(folder: Path, spec: WaveformSpec) -> None:

@@ -29,6 +29,9 @@ class Counting:
             return [self.one(w, sample_rate) for w in waveform]
         return np.tile(self.one(waveform, sample_rate), (self.spec.levels, 1))
 
+    def encode_batch(self, waveforms: Sequence[Any], sample_rate: int) -> list[Any]:
+        return [self.encode(waveform, sample_rate) for waveform in waveforms]
+
     def one(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         self.heard.append(len(waveform))
         samples = round(len(waveform) * self.spec.sample_rate / sample_rate)
@@ -75,8 +78,18 @@ def test_shorter_than_a_beat_is_refused() -> None:
 def test_pairs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="prepared at 16000 Hz, but the codec takes 24000 Hz"):
         trio(320, 320, spec=WaveformSpec(16000))
-    with pytest.raises(ValueError, match=r"meet only every 5\.12 s"):
-        trio(320, 512, rate=44100)
+    with pytest.raises(ValueError, match=r"longer than 0\.16 s"):
+        trio(320, 4800)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(7000, 400_000))
+def test_rates_that_hardly_meet_cover_the_same_beats(samples: int) -> None:
+    """50 Hz beside 44,100 / 512 Hz: seven semantic tokens to twelve codec frames, whatever floor the encoder gives."""
+    tokenizers = trio(320, 512, rate=44100)
+    tokens = tokenizers.tokens(tokenizers.prepare(np.full(samples, 0.1, np.float32), 44100))
+    beats = -(-samples // (12 * 512))
+    assert (tokens.semantic.shape, tokens.codes.shape) == ((7 * beats,), (2, 12 * beats))
 
 
 def test_specs_by_kind() -> None:

@@ -155,6 +155,12 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     assert rates[-1] == pytest.approx(0.1)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"training\.device=cuda"):
+        run(tmp_path / "run", replace(CONFIG, device="cuda"))
+
+
 def test_an_unknown_key_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         build(TrainingConfig, {"learning_rat": 1.0})

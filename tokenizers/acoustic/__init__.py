@@ -1,1 +1,1 @@
-"""Waveform to codes and back: EnCodec, and the training of one's own."""
+"""Waveform to codes and back: EnCodec, DAC or Mimi, and the training of an EnCodec of one's own."""

@@ -1,22 +1,28 @@
-"""EnCodec as an acoustic tokenizer: waveform [N] to codes [Q, T'] and back, through transformers.
+"""A codec as the acoustic tokenizer: waveform [N] to codes [Q, T'] and back.
 
     bundle/tokenizers/acoustic/
-      config.json  model.safetensors  preprocessor_config.json     an ordinary EncodecModel folder
+      config.json  model.safetensors  preprocessor_config.json     an ordinary EncodecModel, DacModel or MimiModel
       tokenizer.json                                               levels kept; written by `save`
 
-Invariant: T' = ceil(N / hop), and decode(codes) has T' · hop samples. Mono models that code a clip in one piece only.
-Knows no language model.
+Invariant: T' = ceil(N / hop), decode(codes) has T' · hop samples, and a tokenizer computes in float32 with the very
+numbers that `save` writes. What the families do differently stands in families.py. Knows no language model.
 """
 
+import copy
 import hashlib
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from triptych.tokenizers.acoustic.checkpoints import read_checkpoint, read_original
+from triptych.tokenizers.acoustic.families import Codec, family_of
+from triptych.tokenizers.acoustic.streaming import can_stream, encode_clips
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import Waveform, resample
 from triptych.training.files import fingerprint_of, read_json, write_json
@@ -26,94 +32,131 @@ Codes = NDArray[np.uint16]
 
 
 class AcousticTokenizer:
-    """An EncodecModel, cut to its first `num_levels` quantizer levels."""
+    """An EncodecModel, DacModel or MimiModel, cut to its first `num_levels` quantizer levels.
 
-    def __init__(self, model: Any, num_levels: int) -> None:
-        config = model.config
-        if config.audio_channels != 1 or config.normalize or config.chunk_length_s:
-            raise ValueError(
-                "this EnCodec model is stereo, normalised or cut in chunks, so its codes lie on no [Q, T'] grid: "
-                "use a mono one such as facebook/encodec_24khz"
-            )
-        available = config.num_quantizers
-        if not 1 <= num_levels <= available:
-            raise ValueError(f"levels={num_levels}: this codec has 1 to {available} levels")
-        self.model = model.eval()
+    Raises:
+        ValueError: more levels than the codec has, a codec whose codes lie on no grid, or bf16 for one that is not
+            heard in spans.
+    """
+
+    def __init__(self, model: Any, num_levels: int, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
+        """`dtype` is of the encoder's arithmetic; the quantizer and the decoder compute in float32 always."""
+        self.model = _in_float32(model).eval()
+        self.codec: Codec = family_of(self.model)
+        if not 1 <= num_levels <= self.codec.levels:
+            raise ValueError(f"levels={num_levels}: this codec has 1 to {self.codec.levels} levels")
+        self.dtype = dtype
+        self._spans = self.codec.name == "encodec" and can_stream(model)
+        if dtype == "bf16" and not self._spans:
+            raise ValueError(f"dtype=bf16: only causal EnCodec models can, not this {self.codec.name}: use dtype=fp32")
+        arithmetic = "float32" if dtype == "fp32" else "float32 weights, bf16 arithmetic"
+        decides = {"weights": _digest(self.codec), "levels": num_levels, "dtype": arithmetic}
         self.spec = TokenizerSpec(
             kind="acoustic",
-            name="encodec",
-            size=config.codebook_size,
-            sample_rate=config.sampling_rate,
-            hop=config.hop_length,
+            name=self.codec.name,
+            size=self.codec.size,
+            sample_rate=self.codec.sample_rate,
+            hop=self.codec.hop,
             levels=num_levels,
-            fingerprint=fingerprint_of({"weights": _digest(model), "levels": num_levels, "dtype": "float32"}),
+            fingerprint=fingerprint_of(decides | ({"settings": self.codec.settings} if self.codec.settings else {})),
         )
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the waveform that is encoded, and of the one that is decoded."""
+        return self.spec.sample_rate
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames a second, exact."""
+        return self.spec.frame_rate
+
+    @property
+    def num_levels(self) -> int:
+        """Levels that are kept."""
+        return self.spec.levels
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of one level."""
+        return self.spec.size
 
     @classmethod
     def load(cls, source: Path | str, num_levels: int | None = None) -> "AcousticTokenizer":
-        """Loads a folder or a hub id such as facebook/encodec_24khz.
+        """Loads a folder, a hub id such as facebook/encodec_24khz, descript/dac_24khz or kyutai/mimi, or a `.th` file
+        of the original `encodec` package.
 
         Args:
             num_levels: quantizer levels to keep; by default those of tokenizer.json, else all of the model.
         Raises:
-            ValueError: no EnCodec checkpoint there, or one that lies on no grid.
+            ValueError: no codec's checkpoint there, a damaged one, or one whose codes lie on no grid.
         """
-        from transformers import EncodecModel
-
-        settings = Path(source) / "tokenizer.json"
-        if num_levels is None and settings.exists():
-            num_levels = int(read_json(settings)["levels"])
-        try:
-            model = EncodecModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-        except (OSError, KeyError) as error:
-            raise ValueError(
-                f"{source}: no EnCodec checkpoint that can be loaded: {str(error).splitlines()[0]}"
-            ) from None
-        return cls(model, num_levels or model.config.num_quantizers)
+        path = Path(source)
+        model = read_original(path) if path.is_file() else read_checkpoint(source)
+        settings = path / "tokenizer.json"
+        said = read_json(settings) if settings.exists() else {}
+        return cls(model, num_levels or said.get("levels") or family_of(model).levels, said.get("dtype", "fp32"))
 
     def save(self, folder: Path) -> None:
-        """Writes the transformers folder; weights keep the precision that they were rounded to."""
-        from transformers import EncodecFeatureExtractor
+        """Writes the transformers folder: in float16 where that changes no weight, else in float32."""
+        from transformers import DacFeatureExtractor, EncodecFeatureExtractor
 
-        self.model.save_pretrained(folder)
-        EncodecFeatureExtractor(feature_size=1, sampling_rate=self.spec.sample_rate).save_pretrained(folder)
-        write_json(folder / "tokenizer.json", {"name": "encodec", "levels": self.spec.levels})
+        model = copy.deepcopy(self.model).half() if _fits_half(self.model) else self.model
+        model.save_pretrained(folder)
+        if self.codec.name == "dac":
+            extractor: Any = DacFeatureExtractor(1, self.sample_rate, hop_length=self.spec.hop)
+        else:
+            extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=self.sample_rate)
+        extractor.save_pretrained(folder)
+        dtype = {} if self.dtype == "fp32" else {"dtype": self.dtype}
+        write_json(folder / "tokenizer.json", {"name": self.codec.name, "levels": self.num_levels, **dtype})
 
-    @torch.inference_mode()
     def encode(self, waveform: Waveform, sample_rate: int) -> Codes:
         """Codes [Q, ceil(N / hop)] of a mono waveform [N]; resampled to the codec's rate first."""
-        samples = torch.from_numpy(resample(waveform, sample_rate, self.spec.sample_rate))
-        latent = self.model.encoder(samples[None, None])
-        codes = self._quantizer_encode(latent)
-        assert codes.shape[1] == math.ceil(len(samples) / self.spec.hop)
-        return codes.to(torch.int32).numpy().astype(np.uint16)
+        return self.encode_batch([waveform], sample_rate)[0]
 
-    def _quantizer_encode(self, latent: torch.Tensor) -> torch.Tensor:
-        residual, codes = latent, []
-        for layer in self.model.quantizer.layers[: self.spec.levels]:
-            ids = layer.encode(residual)
-            residual = residual - layer.decode(ids)
-            codes.append(ids[0])
-        return torch.stack(codes)
+    @torch.inference_mode()
+    def encode_batch(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Codes]:
+        """`encode` of each; where the codec looks back only (EnCodec), together and in spans of fixed memory."""
+        clips = [torch.from_numpy(resample(waveform, sample_rate, self.sample_rate)) for waveform in waveforms]
+        device = next(self.model.parameters()).device
+        if self._spans:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
+                found = encode_clips(self.model, clips, self.num_levels)
+        else:
+            found = [self.codec.encode(clip.to(device), self.num_levels).cpu() for clip in clips]
+        for clip, ids in zip(clips, found, strict=True):
+            assert ids.shape == (self.num_levels, math.ceil(len(clip) / self.spec.hop)), ids.shape
+        return [ids.to(torch.int32).numpy().astype(np.uint16) for ids in found]
 
     @torch.inference_mode()
     def decode(self, codes: NDArray[Any]) -> Waveform:
         """Waveform [T' · hop] of codes [q, T'], with any q up to the number of levels."""
         if codes.shape[1] == 0:
             return np.zeros(0, dtype=np.float32)
-        ids = torch.from_numpy(codes.astype(np.int64))
-        latent = torch.stack(
-            [layer.decode(row[None]) for layer, row in zip(self.model.quantizer.layers, ids, strict=False)]
-        ).sum(0)
-        waveform: torch.Tensor = self.model.decoder(latent)[0, 0]
-        return np.asarray(waveform[: codes.shape[1] * self.spec.hop].float().numpy())
+        sound = self.codec.decode(torch.from_numpy(codes.astype(np.int64)))
+        assert len(sound) == codes.shape[1] * self.spec.hop, sound.shape
+        return np.asarray(sound.numpy())
 
 
-def _digest(model: Any) -> str:
+def _digest(codec: Codec) -> str:
     """Over encoder and quantizer: they decide which codes come out. A decoder may learn on under the same codes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(("encoder.", "quantizer.")):
-            digest.update(name.encode())
-            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    for name, tensor in codec.weights():
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _in_float32(model: Any) -> Any:
+    """What loading its saved weights gives: `.float()` would keep rotary frequencies that `.half()` rounded."""
+    if all(tensor.dtype == torch.float32 for tensor in model.parameters()):
+        return model
+    fresh = type(model)(model.config)
+    fresh.load_state_dict(model.state_dict())
+    return fresh
+
+
+def _fits_half(model: Any) -> bool:
+    """Whether float16 holds every weight exactly."""
+    return all(torch.equal(t, t.half().float()) for t in model.state_dict().values() if t.is_floating_point())

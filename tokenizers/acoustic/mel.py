@@ -1,5 +1,7 @@
 """How far one waveform is from another, to an ear: log-mel spectrograms at several scales (Zeghidour et al. 2021;
-Kumar et al. 2023), and the waveform itself. Knows no codec."""
+Kumar et al. 2023), and the waveform itself; and two waveforms to an eye. Knows no codec."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,17 @@ class SoundDistance(nn.Module):
 
     def forward(self, made: Tensor, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Distance of waveforms [B, N], and its two parts."""
-        mel = self.mel(made, given)
+        parts = self.parts(made, given)
+        return self.total(parts), {name: part.detach() for name, part in parts.items()}
+
+    def parts(self, made: Tensor, given: Tensor) -> dict[str, Tensor]:
+        """Both distances of waveforms [B, N], each a mean over rows."""
         level = given.square().mean(dim=1, keepdim=True).sqrt() + 1e-4
-        waveform = ((made - given).abs() / level).mean()
-        return mel + self.waveform_weight * waveform, {"mel": mel.detach(), "waveform": waveform.detach()}
+        return {"mel": self.mel(made, given), "waveform": ((made - given).abs() / level).mean()}
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The distance of which these are the parts."""
+        return parts["mel"] + self.waveform_weight * parts["waveform"]
 
 
 class MelDistance(nn.Module):
@@ -43,11 +52,11 @@ class MelDistance(nn.Module):
             self.register_buffer(f"hann_{window}", torch.hann_window(window), persistent=False)
 
     def spectrogram(self, waveform: Tensor, window: int) -> Tensor:
-        """[B, N] to log mel [B, F, M], floored 80 dB under full scale."""
+        """[B, N] to log mel [B, M, F], floored 80 dB under full scale."""
         hann = getattr(self, f"hann_{window}")
-        spectrum = torch.stft(waveform, window, window // 4, window=hann, return_complex=True)
+        spectrum = torch.fft.rfft(overlapping(waveform, window) * hann)
         magnitude = torch.view_as_real(spectrum).square().sum(-1).add(1e-10).sqrt() / hann.sum()
-        return torch.log(magnitude.transpose(1, 2) @ getattr(self, f"bank_{window}") + 1e-4)
+        return torch.log(magnitude @ getattr(self, f"bank_{window}") + 1e-4)
 
     def forward(self, made: Tensor, given: Tensor) -> Tensor:
         with torch.autocast(made.device.type, enabled=False):
@@ -57,3 +66,32 @@ class MelDistance(nn.Module):
                     wanted = self.spectrogram(given, window)
                 distances.append((self.spectrogram(made, window) - wanted).abs().mean())
         return torch.stack(distances).sum()
+
+
+def overlapping(waveform: Tensor, window: int) -> Tensor:
+    """Frames [B, M, window] of waveforms [B, N], a quarter of the window apart, centred as `torch.stft` centres them.
+
+    The same numbers as its own, and on a CPU a fifth faster with the gradient: quarters are laid side by side and their
+    gradients added, where it scatters them.
+    """
+    quarter = window // 4
+    padded = nn.functional.pad(waveform[:, None], (window // 2, window // 2), mode="reflect")[:, 0]
+    count = padded.shape[1] // quarter
+    quarters = padded[:, : count * quarter].view(len(padded), count, quarter)
+    return torch.cat([quarters[:, at : count - 3 + at] for at in range(4)], dim=-1)
+
+
+@torch.no_grad()
+def side_by_side(given: Tensor, coded: Tensor, sample_rate: int, window: int = 1024) -> Tensor:
+    """Log-mel spectrograms of waveforms [N], given on the left and coded on the right: pixels [3, F, 2·M + 4].
+
+    Low frequencies at the bottom; both have the brightness of the given one.
+    """
+    from matplotlib import colormaps
+
+    mel = MelDistance(sample_rate, (window,))
+    left, right = (mel.spectrogram(w.detach().float().cpu()[None], window)[0].T.flip(0) for w in (given, coded))
+    gap = torch.full((len(left), 4), float(left.max()))
+    grey = torch.cat([left, gap, right], dim=1)
+    grey = ((grey - left.min()) / (left.max() - left.min() + 1e-6)).clamp(0, 1)
+    return torch.from_numpy(colormaps["magma"](grey.numpy())[..., :3]).permute(2, 0, 1).float()

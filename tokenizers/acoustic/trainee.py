@@ -1,93 +1,59 @@
-"""The modules that learn while a codec is trained, and their config.
+"""The modules that learn while a codec is trained.
 
     waveform [B, N] ─encoder─▶ latent [B, D, T'] ─residual quantizer─▶ quantised [B, D, T'] ─decoder─▶ waveform
 
   1. the first steps run unquantised, while a reservoir gathers latents
   2. the codebooks start as k-means of the reservoir: real vectors, no dead entries
   3. each row then keeps all levels, or (half of the time) a random number of them
-Codebooks follow by moving averages and dead entries are redrawn from the batch; commitment after van den Oord et al.
-2017. The quantizer is vector-quantize-pytorch's, since transformers' one only looks up. Knows no clips.
+  4. from `discriminator.start` on, an adversary says what still sounds made (objective.py)
+Rows may lie on several ranks: all random numbers are drawn for all rows and each rank takes its own. Knows no clips.
 """
 
 import math
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
-from triptych.tokenizers.acoustic.mel import SoundDistance
-from triptych.training.config import STRICT, TrainingConfig
+from triptych.tokenizers.acoustic.objective import SPEECH_LEVEL, Objective
+from triptych.tokenizers.acoustic.quantizer import TrainableQuantizer
+from triptych.tokenizers.acoustic.seanet import runner
+from triptych.tokenizers.acoustic.settings import CodecFitConfig
+from triptych.tokenizers.acoustic.usage import UsageWindow, perplexity
+from triptych.training.config import TrainingConfig
+from triptych.training.distributed import rank, rows_of_ranks, world
+from triptych.training.optimiser import Learner
 
-SPEECH_LEVEL = 0.07
-"""root mean square of speech at -23 LUFS"""
+__all__ = ["CodecFitConfig", "CodecTrainee", "DecoderTrainee", "keep_variance", "perplexity"]
+
 ELU_GAIN = 1.2
 """of a convolution after an ELU, which lets a little less than all variance through"""
+NEW_WITH_OLD_WEIGHTS = ("objective.adversary.",)
+"""may be missing in a checkpoint: a discriminator can join a run that began without one"""
 
 
-@dataclass(frozen=True, config=STRICT)
-class CodecFitConfig:
-    """An EnCodec, and how it is trained."""
+@dataclass(frozen=True)
+class Heard:
+    """What came back of a held-out waveform."""
 
-    decoder_of: str | None = None
-    """a codec (folder or hub id) whose decoder alone is trained on: its codes, and all that was made of them, stay"""
-    training: TrainingConfig = TrainingConfig(
-        max_steps=20_000, learning_rate=5e-4, final_ratio=0.02, betas=(0.8, 0.99), weight_decay=0.01, warmup_steps=200
-    )
-    """steps, rates, precision"""
-    sample_rate: int = 24_000
-    """Hz"""
-    ratios: tuple[int, ...] = (8, 5, 4, 2)
-    """upsampling factors of the decoder, from codes to samples; their product is the hop"""
-    filters: int = 32
-    """channels at the highest rate; doubled at each factor"""
-    hidden: int = 128
-    """width of the latent that is quantised"""
-    lstm_layers: int = 2
-    """layers of the LSTM on either side"""
-    padding: Literal["reflect", "constant"] = "reflect"
-    """of the convolutions; constant is faster on a CPU"""
-    shortcut: bool = True
-    """a convolution on the shortcut of each residual block; without, the plain sum, which is faster"""
-    levels: int = 8
-    """of the residual quantizer"""
-    codebook_size: int = 1024
-    """entries of a level"""
-    crop_seconds: float = 1.0
-    """length of a training crop"""
-    batch: int = 16
-    """crops a micro-batch"""
-    gain_db: float = 3.0
-    """each crop is made louder or quieter by up to this much"""
-    unquantised_steps: int = 500
-    """steps before the codebooks start"""
-    reservoir: int = 16_384
-    """latent frames from which they start"""
-    mel_windows: tuple[int, ...] = (128, 256, 512, 1024, 2048)
-    """samples, of the log-mel distance; hop a quarter"""
-    waveform_weight: float = 0.5
-    """of the L1 distance, relative to the loudness of the crop"""
-    commitment_weight: float = 0.25
-    """of the distance from latent to codebook"""
-    decay: float = 0.99
-    """of the moving averages of the codebooks"""
-    validation_clips: int = 16
-    """held-out clips that are coded at each validation"""
-
-    @property
-    def hop(self) -> int:
-        """Samples a frame."""
-        return math.prod(self.ratios)
+    sound: Tensor
+    """[T' · hop] samples"""
+    ids: Tensor | None
+    """[Q, T']; None before the codebooks have begun"""
+    metrics: dict[str, float]
+    """distances; `loss` is their weighted sum"""
 
 
 class CodecTrainee(nn.Module):
     """Encoder, trainable residual quantizer and decoder; `export` makes an EncodecModel of them."""
 
+    may_be_new = NEW_WITH_OLD_WEIGHTS
+
     def __init__(self, config: CodecFitConfig) -> None:
         super().__init__()
         from transformers import EncodecConfig, EncodecModel
-        from vector_quantize_pytorch import ResidualVQ
 
         bits = config.levels * math.log2(config.codebook_size)
         self.hf_config = EncodecConfig(
@@ -101,77 +67,69 @@ class CodecTrainee(nn.Module):
             codebook_size=config.codebook_size,
             target_bandwidths=[bits * config.sample_rate / config.hop / 1000],
         )
-        self.config, self.levels = config, config.levels
+        self.config, self.levels, self.size = config, config.levels, config.codebook_size
         model = EncodecModel(self.hf_config)
         self.encoder, self.decoder = model.encoder, model.decoder
         keep_variance(self.encoder, first=1 / SPEECH_LEVEL)
         keep_variance(self.decoder, last=SPEECH_LEVEL)
-        self.quantizer = ResidualVQ(
-            dim=config.hidden,
-            num_quantizers=config.levels,
-            codebook_size=config.codebook_size,
-            decay=config.decay,
-            kmeans_init=True,
-            kmeans_iters=10,
-            threshold_ema_dead_code=0.1,
-            rotation_trick=False,
-        )
-        self.distance = SoundDistance(config.sample_rate, config.mel_windows, config.waveform_weight)
+        self.quantizer = TrainableQuantizer(config.levels, config.codebook_size, config.hidden, config.decay)
+        self.objective = Objective(config)
+        self.usage = UsageWindow(config.usage_steps)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.register_buffer("reservoir", torch.zeros(config.reservoir, config.hidden))
         self.updates: Tensor
         self.reservoir: Tensor
+        self.encode, self.decode = (runner(net, config.compile) for net in (self.encoder, self.decoder))
+
+    def learners(self) -> list[Learner]:
+        """The codec, and its discriminator if there is one."""
+        return learners([*self.encoder.parameters(), *self.decoder.parameters()], self.objective, self.config)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Batch: waveforms [B, N], N a multiple of the hop."""
-        latent = self.encoder(batch[:, None]).float().transpose(1, 2)
+        """Batch: waveforms [B, N], N a multiple of the hop. Crops take the short way (seanet.py)."""
+        latent = self.encode(batch[:, None]).float().transpose(1, 2)
         if self.training:
             self.updates += 1
+        updates = int(self.updates)
         metrics: dict[str, float | Tensor] = {}
         commitment = latent.new_zeros(())
-        if int(self.updates) <= self.config.unquantised_steps:
+        if updates <= self.config.unquantised_steps:
             if self.training:
-                self._gather(latent.detach())
+                self._gather(latent.detach(), updates)
             quantised = latent
         else:
-            if self.training and int(self.updates) == self.config.unquantised_steps + 1:
-                self.quantizer(self.reservoir[None])
-            quantised, commitment, ids = self.quantise(latent, self._levels_of_rows(len(batch)))
-            metrics |= {
-                f"perplexity_{q}": perplexity(ids[..., q], self.config.codebook_size) for q in (0, ids.shape[-1] - 1)
-            }
-        waveform = self.decoder(quantised.transpose(1, 2))[:, 0, : batch.shape[1]].float()
-        distance, parts = self.distance(waveform, batch)
+            if self.training and updates == self.config.unquantised_steps + 1:
+                self.quantizer.start(self.reservoir)
+            kept = random_levels(len(batch), self.levels) if self.training else torch.full((len(batch),), self.levels)
+            quantised, commitment, _ = self.quantise(latent, kept.to(latent.device))
+            if self.training:
+                metrics |= self.usage.add(self.quantizer.newest_counts)
+        waveform = self.decode(quantised.transpose(1, 2))[:, 0, : batch.shape[1]].float()
+        distance, parts = self.objective(waveform, batch, 1 + (updates - 1) // self.config.training.accumulation)
         total = distance + self.config.commitment_weight * commitment
         return total, {**metrics, **parts, "commitment": commitment.detach()}
 
-    def coded(self, waveform: Tensor) -> Tensor:
+    def listen(self, waveform: Tensor) -> Heard:
         """A waveform [N] through the codec, with all levels once they are there."""
-        latent = self.encoder(waveform[None, None]).float().transpose(1, 2)
+        latent, ids = self.encoder(waveform[None, None]).float().transpose(1, 2), None
         if int(self.updates) > self.config.unquantised_steps:
-            latent = self.quantise(latent, torch.tensor([self.config.levels]))[0]
-        sound: Tensor = self.decoder(latent.transpose(1, 2))[0, 0].float()
-        return sound
+            latent, _, ids = self.quantise(latent, torch.tensor([self.levels], device=latent.device))
+        return heard(self.decoder(latent.transpose(1, 2))[:, 0].float(), waveform, ids, self.objective)
 
     def quantise(self, latent: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latent [B, T', D] to its quantised self with `levels` [B] levels kept (straight-through), commitment, ids."""
+        """Latent [B, T', D] to its quantised self with `levels` [B] levels kept (straight-through), commitment, ids
+        [Q, B, T']."""
         with torch.autocast(latent.device.type, enabled=False):
-            _, ids, commitments, codes = self.quantizer(latent, return_all_codes=True)  # codes [Q, B, T', D]
-        kept = torch.arange(self.config.levels)[:, None] < levels[None]  # [Q, B]
-        chosen = (codes * kept[:, :, None, None]).sum(0).detach()
-        return latent + (chosen - latent).detach(), commitments.sum(), ids
+            entries, ids, commitment = self.quantizer(latent)  # entries [Q, B, T', D]
+        kept = torch.arange(self.levels, device=levels.device)[:, None] < levels[None]  # [Q, B]
+        chosen = (entries * kept[:, :, None, None]).sum(0).detach()
+        return latent + (chosen - latent).detach(), commitment, ids
 
-    def _levels_of_rows(self, rows: int) -> Tensor:
-        full = torch.full((rows,), self.config.levels)
-        if not self.training:
-            return full
-        return torch.where(torch.rand(rows) < 0.5, full, torch.randint(1, self.config.levels + 1, (rows,)))
-
-    def _gather(self, latent: Tensor) -> None:
-        """A ring of the newest latents."""
-        rows = latent.reshape(-1, latent.shape[-1])[: len(self.reservoir)]
-        start = (int(self.updates) - 1) * len(rows) % len(self.reservoir)
-        at = (start + torch.arange(len(rows))) % len(self.reservoir)
+    def _gather(self, latent: Tensor, updates: int) -> None:
+        """A ring of the newest latents, of all ranks."""
+        rows = rows_of_ranks(latent).reshape(-1, latent.shape[-1])[: len(self.reservoir)]
+        start = (updates - 1) * len(rows) % len(self.reservoir)
+        at = (start + torch.arange(len(rows), device=rows.device)) % len(self.reservoir)
         self.reservoir[at] = rows
 
     def export(self) -> Any:
@@ -182,9 +140,9 @@ class CodecTrainee(nn.Module):
         model.encoder.load_state_dict(self.encoder.state_dict())
         model.decoder.load_state_dict(self.decoder.state_dict())
         layers: Any = model.quantizer.layers
-        for layer, entries in zip(layers, self.quantizer.codebooks, strict=True):
-            layer.codebook.embed.copy_(entries)
-            layer.codebook.embed_avg.copy_(entries)
+        for layer, level in zip(layers, self.quantizer.levels, strict=True):
+            layer.codebook.embed.copy_(level.embed[0])
+            layer.codebook.embed_avg.copy_(level.embed[0])
             layer.codebook.inited.fill_(True)
         return model.half()
 
@@ -193,47 +151,93 @@ class DecoderTrainee(nn.Module):
     """The decoder of a codec that exists; encoder and quantizer are frozen, so the fingerprint stays.
 
     Raises:
-        ValueError: no such codec, or one of another rate or hop than the config's.
+        ValueError: no such codec, no EnCodec, or one of another rate or hop than the config's.
     """
+
+    may_be_new = (*NEW_WITH_OLD_WEIGHTS, "updates")
 
     def __init__(self, config: CodecFitConfig, source: str) -> None:
         super().__init__()
         codec = AcousticTokenizer.load(source)
         spec = codec.spec
+        if spec.name != "encodec":
+            raise ValueError(f"decoder_of={source} is of the family {spec.name}: only an EnCodec's decoder is trained")
         if (spec.sample_rate, spec.hop) != (config.sample_rate, config.hop):
             raise ValueError(
                 f"decoder_of={source} has {spec.sample_rate} Hz and a hop of {spec.hop}, "
                 f"sample_rate and ratios say {config.sample_rate} and {config.hop}: make them the same"
             )
-        self.model, self.levels = codec.model, spec.levels
+        self.model, self.levels, self.size, self.config = codec.model, spec.levels, spec.size, config
         self.model.requires_grad_(False)
         self.model.decoder.requires_grad_(True)
-        self.distance = SoundDistance(config.sample_rate, config.mel_windows, config.waveform_weight)
+        self.objective = Objective(config)
+        if self.objective.adversary is not None:
+            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+            self.updates: Tensor
+        self.encode, self.decode = runner(self.model.encoder), runner(self.model.decoder, config.compile)
+
+    def learners(self) -> list[Learner]:
+        """The decoder, and its discriminator if there is one."""
+        return learners(list(self.model.decoder.parameters()), self.objective, self.config)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them."""
-        few = torch.randint(1, self.levels + 1, (len(batch),))
-        kept = torch.where(torch.rand(len(batch)) < 0.5, self.levels, few) if self.training else None
-        distance: tuple[Tensor, dict[str, Tensor]] = self.distance(self._sound(batch, kept)[:, : batch.shape[1]], batch)
-        return distance
+        step = 0
+        if self.training and self.objective.adversary is not None:
+            self.updates += 1
+            step = 1 + (int(self.updates) - 1) // self.config.training.accumulation
+        kept = random_levels(len(batch), self.levels).to(batch.device) if self.training else None
+        made, _ = self._sound(batch, kept)
+        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : batch.shape[1]], batch, step)
+        return loss
 
-    def coded(self, waveform: Tensor) -> Tensor:
+    def listen(self, waveform: Tensor) -> Heard:
         """A waveform [N] through the codec."""
-        return self._sound(waveform[None])[0]
+        sound, ids = self._sound(waveform[None])
+        return heard(sound, waveform, ids, self.objective)
 
-    def _sound(self, batch: Tensor, kept: Tensor | None = None) -> Tensor:
+    def _sound(self, batch: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total: Any = 0.0
+        every = []
         with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
-            residual, total = self.model.encoder(batch[:, None]), torch.zeros(())
+            residual = (self.encode if self.training else self.model.encoder)(batch[:, None])
             for q, layer in enumerate(self.model.quantizer.layers[: self.levels]):
-                entry = layer.decode(layer.encode(residual))
+                every.append(layer.encode(residual))
+                entry = layer.decode(every[-1])
                 residual = residual - entry
                 total = total + (entry if kept is None else entry * (kept > q)[:, None, None])
-        sound: Tensor = self.model.decoder(total)[:, 0].float()
-        return sound
+        sound: Tensor = (self.decode if self.training else self.model.decoder)(total)[:, 0].float()
+        return sound, torch.stack(every)
 
     def export(self) -> Any:
         """The EncodecModel, rounded to float16's precision."""
         return self.model.half()
+
+
+def random_levels(rows: int, levels: int) -> Tensor:
+    """Levels [rows] that each row of this rank keeps: all of them for a half, 1 to all for the rest (as SoundStream's
+    quantizer dropout: Zeghidour et al. 2021, section III-C). Drawn for all ranks' rows from torch's CPU generator."""
+    everyone = rows * world()
+    full = torch.rand(everyone) < 0.5
+    few = torch.randint(1, levels + 1, (everyone,))
+    return torch.where(full, levels, few)[rank() * rows : (rank() + 1) * rows]
+
+
+def heard(sound: Tensor, given: Tensor, ids: Tensor | None, objective: Objective) -> Heard:
+    """Sound [1, T' · hop] made of waveform [N], in evaluation mode."""
+    loss, parts = objective(sound[:, : len(given)], given[None], 0)
+    metrics = {"loss": float(loss), **{name: float(value) for name, value in parts.items()}}
+    return Heard(sound[0], None if ids is None else ids[:, 0], metrics)
+
+
+def learners(parameters: list[nn.Parameter], objective: Objective, config: CodecFitConfig) -> list[Learner]:
+    """Two optimisers, each with a rate and a gradient norm of its own; one, where there is no discriminator."""
+    found = [Learner("", parameters, config.training)]
+    if objective.adversary is not None:
+        said, training = config.discriminator, config.training
+        own: TrainingConfig = replace(training, learning_rate=said.learning_rate, betas=said.betas)
+        found.append(Learner("discriminator", list(objective.adversary.parameters()), own))
+    return found
 
 
 @torch.no_grad()
@@ -252,9 +256,3 @@ def keep_variance(network: nn.Module, first: float = 1.0, last: float = 1.0) -> 
         conv.weight = torch.randn_like(conv.weight) * gain / math.sqrt(inputs)
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
-
-
-def perplexity(ids: Tensor, size: int) -> Tensor:
-    """exp of the entropy of the ids' histogram; `size` when all are used alike."""
-    share = torch.bincount(ids.flatten(), minlength=size).float() / ids.numel()
-    return torch.exp(-(share * torch.log(share + 1e-10)).sum())

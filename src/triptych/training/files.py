@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _me() -> str:
+    """In the names of unfinished files, since processes of several machines may write one shared folder."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; renames it over `path` when the block ends well, else removes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    beside = path.with_name(f".{path.stem}.{_me()}.part{path.suffix}")
     try:
         yield beside
         _sync(beside)
@@ -56,7 +62,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{_me()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:

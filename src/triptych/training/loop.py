@@ -8,6 +8,10 @@
       5  every so often: log, validate, checkpoint
 
 Hence a run that was killed and resumed gives the losses and weights of one left alone, bit for bit on a CPU.
+
+A model may have several learners (a codec and its discriminator): one backward, an optimiser each. Processes that
+joined through `distributed.ranks` each bring their own micro-batches: gradients and metrics are summed over all, by the
+number of targets, so that they take the step of one process with all micro-batches.
 """
 
 import math
@@ -24,6 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from triptych.training.config import TrainingConfig
+from triptych.training.distributed import collective_device, rank, sum_over_ranks, take_from_first, world
+from triptych.training.optimiser import Learner, follow, learners_of, learning_rate, make_optimizer
 from triptych.training.run import RunFolder, find_checkpoint, prune_checkpoints, restore, write_checkpoint
 
 Batches = Callable[[int], Sequence[Any]]
@@ -51,26 +57,12 @@ class TrainingError(RuntimeError):
 
 
 def pick_device(name: str) -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
-
-
-def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then cosine down to `final_ratio` at the last step. `step` counts from 1."""
-    if step <= config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
-    floor = config.final_ratio
-    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW, with weight decay on everything that has two axes or more."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
+    """The device that a config means, with its number: a reading thread would else send batches to the first one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("training.device=cuda: torch sees no such device here; say cpu, or install a CUDA torch")
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
@@ -103,8 +95,10 @@ def train(
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     model.to(device)
-    optimizer = make_optimizer(model, config)
-    step = restore(find_checkpoint(run.path), model, optimizer) if resume else 0
+    learners = learners_of(model, config)
+    optimizers = [make_optimizer(learner.parameters, learner.config) for learner in learners]
+    step = restore(find_checkpoint(run.path), model, optimizers) if resume else 0
+    take_from_first(model.state_dict().values())
     if not resume and (run.path / "latest").exists():
         raise ValueError(f"{run.path} holds a run already: add resume=true to go on with it, or name another folder")
     best = _best_so_far(run.path)
@@ -120,11 +114,11 @@ def train(
             clock.waited += time.monotonic() - waited
             if step < config.max_steps:
                 ahead = reader.submit(batches, step + 1)
-            metrics = _step(model, optimizer, micro_batches, config, device, step)
+            metrics = _step(model, learners, optimizers, micro_batches, config, device, step)
             clock.add(metrics)
-            if progress:
+            if progress and rank() == 0:
                 progress(step, metrics)
-            stopping = stop.asked  # read once: a signal during the saving below waits for the next step
+            stopping = _anyone(stop.asked)  # read once: a signal during the saving below waits for the next step
             last = step == config.max_steps or stopping
             if step % config.log_every == 0 or last:
                 run.log(step, "train", clock.read(learning_rate(step, config)))
@@ -134,7 +128,7 @@ def train(
                 improved, best = values["loss"] < best, min(best, values["loss"])
                 clock.restart()
             if step % config.checkpoint_every == 0 or last or improved:
-                folder = write_checkpoint(run.path, step, model, optimizer, record, best=improved)
+                folder = write_checkpoint(run.path, step, model, optimizers, record, best=improved)
                 prune_checkpoints(run.path, config.keep_last)
             if stopping:
                 raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
@@ -143,16 +137,14 @@ def train(
 
 def _step(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    learners: Sequence[Learner],
+    optimizers: Sequence[torch.optim.Optimizer],
     micro_batches: Sequence[Any],
     config: TrainingConfig,
     device: torch.device,
     step: int,
 ) -> dict[str, float]:
     torch.manual_seed(config.seed * 1_000_003 + step)
-    rate = learning_rate(step, config)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     total = 0.0
@@ -165,19 +157,33 @@ def _step(
         for name, value in {"loss": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * weight
             weights[name] = weights.get(name, 0.0) + weight
+    sums, weights, total = _over_ranks(sums, weights, total, device)
     averaged = {name: value / weights[name] for name, value in sums.items()} | {"targets": total}
     if not math.isfinite(averaged["loss"]):
         raise TrainingError(
             f"the loss of step {step} is {averaged['loss']}: the last checkpoint is whole; lower the rate"
         )
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    for parameter in parameters:
-        assert parameter.grad is not None
-        parameter.grad.div_(total)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {**averaged, "gradient_norm": float(norm)}
+    for learner, optimizer in zip(learners, optimizers, strict=True):
+        norm = follow(learner, optimizer, total, step)
+        if norm is not None:
+            averaged["_".join(filter(None, ("gradient_norm", learner.name)))] = norm
+    return averaged
+
+
+def _over_ranks(
+    sums: dict[str, float], weights: dict[str, float], total: float, device: torch.device
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """The same, summed over ranks, which must have the same metrics in a step."""
+    if world() == 1:
+        return sums, weights, total
+    values = torch.tensor([*sums.values(), *weights.values(), total], dtype=torch.float64, device=device)
+    *summed, total = sum_over_ranks(values).tolist()
+    return dict(zip(sums, summed, strict=False)), dict(zip(weights, summed[len(sums) :], strict=True)), total
+
+
+def _anyone(asked: bool) -> bool:
+    """Whether any rank was asked to stop: all stop after the same step."""
+    return bool(sum_over_ranks(torch.tensor(float(asked), device=collective_device()))) if world() > 1 else asked
 
 
 def _validate(

@@ -11,14 +11,15 @@
         model.safetensors       its weights and buffers
         trainer/                optimiser moments and counters, for resuming
 
-Two runs cannot write one folder. Knows nothing of what is trained.
+Two runs cannot write one folder. Of several ranks, the first alone writes. Knows nothing of what is trained.
 """
 
 import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
 
+from triptych.training.distributed import rank, wait_for_all
 from triptych.training.files import atomic_file, atomic_folder, read_json, write_json
 
 
@@ -38,7 +40,14 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any] | None = None) -> None:
-        self.path = path
+        self.path, self.writes = path, rank() == 0
+        self._writer: Any = None
+        if self.writes:
+            self._open(config)
+        wait_for_all()  # the others read here what the first has written
+
+    def _open(self, config: Mapping[str, Any] | None) -> None:
+        path = self.path
         path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         if config is not None:
@@ -47,7 +56,6 @@ class RunFolder:
             with atomic_file(path / "config.yaml") as beside:
                 beside.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
         self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")
-        self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -74,6 +82,8 @@ class RunFolder:
 
     def log(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Appends one line to metrics.jsonl, and the same scalars to TensorBoard."""
+        if not self.writes:
+            return
         self._metrics.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._metrics.flush()
         if self._writer:
@@ -85,7 +95,24 @@ class RunFolder:
         if self._writer:
             self._writer.add_audio(name, waveform.detach().cpu()[None].clamp(-1, 1), step, sample_rate)
 
+    def picture(self, step: int, name: str, pixels: torch.Tensor) -> None:
+        """Pixels [3, H, W] in [0, 1] for TensorBoard's images tab."""
+        if self._writer:
+            self._writer.add_image(name, pixels, step)
+
+    def warn(self, step: int, line: str) -> None:
+        """A line that a person should read: on stderr, in metrics.jsonl (kind warning), in TensorBoard's text tab."""
+        if not self.writes:
+            return
+        print(line, file=sys.stderr, flush=True)
+        self._metrics.write(json.dumps({"step": step, "kind": "warning", "line": line}) + "\n")
+        self._metrics.flush()
+        if self._writer:
+            self._writer.add_text("warning", line, step)
+
     def close(self) -> None:
+        if not self.writes:
+            return
         self._metrics.close()
         if self._writer:
             self._writer.close()
@@ -109,16 +136,24 @@ def _alive(pid: int) -> bool:
 
 
 def write_checkpoint(
-    run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, record: Mapping[str, Any], *, best: bool
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    record: Mapping[str, Any],
+    *,
+    best: bool,
 ) -> Path:
-    """Writes `checkpoints/step-N` whole, then points `latest` (and `best`) at it."""
+    """Writes `checkpoints/step-N` whole, then points `latest` (and `best`) at it; the first rank does, for all."""
     folder = run / "checkpoints" / f"step-{step:08d}"
+    if rank() != 0:
+        return folder
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as beside:
         write_json(beside / "stage.json", {**record, "step": step})
         save_model(model, str(beside / "model.safetensors"))  # tied weights are kept once
         (beside / "trainer").mkdir()
-        save_file(_moments(model, optimizer), beside / "trainer" / "optimizer.safetensors")
+        save_file(_moments(model, optimizers), beside / "trainer" / "optimizer.safetensors")
     for pointer in ("latest", "best") if best else ("latest",):
         with atomic_file(run / pointer) as beside:
             beside.write_text(folder.name)
@@ -127,6 +162,8 @@ def write_checkpoint(
 
 def prune_checkpoints(run: Path, keep_last: int) -> None:
     """Removes all but the newest `keep_last` checkpoints and the best one."""
+    if rank() != 0:
+        return
     names = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
     best = (run / "best").read_text() if (run / "best").exists() else None
     for name in names[: -max(1, keep_last)]:
@@ -148,26 +185,48 @@ def find_checkpoint(path: Path, which: str = "latest") -> Path:
     raise ValueError(f"{path} holds no checkpoint: name a run folder, or one of its checkpoints/step-…")
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Loads weights and moments in place; returns the step that they were saved after."""
-    load_model(model, folder / "model.safetensors")
+def restore(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """Loads weights and moments in place; returns the step that they were saved after.
+
+    A model may name beginnings of states in `may_be_new`: those keep their initial values where the file has none.
+
+    Raises:
+        ValueError: weights that are not this model's.
+    """
+    _load_weights(folder / "model.safetensors", model)
     names = {parameter: name for name, parameter in model.named_parameters()}
     with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as stored:
         keys = set(stored.keys())
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
+        for optimizer in optimizers:
+            for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
                 name = names[parameter]
                 if f"exp_avg.{name}" in keys:
-                    optimizer.state[parameter] = {
-                        key: stored.get_tensor(f"{key}.{name}").to("cpu" if key == "step" else parameter.device)
+                    optimizer.state[parameter] = {  # all on the parameter's device: fused AdamW keeps its steps there
+                        key: stored.get_tensor(f"{key}.{name}").to(parameter.device)
                         for key in ("step", "exp_avg", "exp_avg_sq")
                     }
     return int(read_json(folder / "stage.json")["step"])
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _load_weights(file: Path, model: nn.Module) -> None:
+    may_be_new: tuple[str, ...] = getattr(model, "may_be_new", ())
+    try:
+        missing, unexpected = load_model(model, file, strict=False)
+    except RuntimeError as error:  # a size that does not fit
+        raise ValueError(f"{file} does not fit this config: {str(error).splitlines()[-1].strip()}") from None
+    absent = sorted(name for name in missing if not name.startswith(may_be_new))
+    if absent or unexpected:
+        name = (absent or sorted(unexpected))[0]
+        found = "lacks" if absent else "has"
+        raise ValueError(
+            f"{file} is not of this model: it {found} {name}; resume with the config that it was made with"
+        )
+
+
+def _moments(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     moments = {}
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{key}.{name}"] = value.detach().cpu().contiguous().clone()
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                moments[f"{key}.{name}"] = value.detach().cpu().contiguous().clone()
     return moments

@@ -1,0 +1,183 @@
+"""A run of the codec: resumed with its adversary, told of a collapse, heard and seen."""
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic
+from triptych.tokenizers.acoustic.mel import side_by_side
+from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
+from triptych.tokenizers.acoustic.trainee import CodecTrainee
+from triptych.training.config import TrainingConfig, build
+from triptych.training.loop import TrainingStopped
+from triptych.training.run import find_checkpoint
+
+torch.set_num_threads(1)
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
+TINY = CodecFitConfig(
+    training=TrainingConfig(
+        max_steps=9, warmup_steps=2, final_ratio=1.0, checkpoint_every=100, log_every=1, validate_every=100, threads=1
+    ),
+    ratios=(3, 4, 5, 8), filters=4, hidden=8, lstm_layers=1, levels=2, codebook_size=16, crop_seconds=0.2, batch=2,
+    unquantised_steps=2, reservoir=64, mel_windows=(256,), validation_clips=1, usage_steps=4,
+)  # fmt: skip
+ADVERSE = replace(TINY, discriminator=DiscriminatorConfig(start=4, alone_steps=2, windows=(512, 256), filters=4))
+
+
+class Noise:
+    """Clips of coloured noise, or of silence; `stop_at` counts the crops until this process is asked to stop."""
+
+    sample_rate = 24_000
+
+    def __init__(self, loudness: float = 0.002, stop_at: int | None = None) -> None:
+        self.loudness, self.stop_at, self.taken = loudness, stop_at, 0
+
+    def __len__(self) -> int:
+        return 3
+
+    def seconds(self, i: int) -> float:
+        return 0.3
+
+    def waveform(self, i: int) -> np.ndarray:
+        self.taken += 1
+        if self.taken == self.stop_at:
+            os.kill(os.getpid(), 15)
+        rng = np.random.default_rng(i)
+        return (np.cumsum(rng.standard_normal(7_200)) * self.loudness).astype(np.float32)
+
+    def text(self, i: int) -> None:
+        return None
+
+    speaker = text
+
+    def name(self, i: int) -> str:
+        return f"noise {i}"
+
+
+def rows(run: Path, kind: str) -> list[dict]:
+    return [row for row in map(json.loads, open(run / "metrics.jsonl")) if row["kind"] == kind]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    folder = find_checkpoint(run)
+    return load_file(folder / "model.safetensors") | load_file(folder / "trainer" / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize("decoder_alone", [False, True])
+def test_a_run_with_a_discriminator_resumes_bit_for_bit(tmp_path, decoder_alone):
+    """Stopped by a signal after the discriminator has begun: weights, both optimisers and the balancer go on."""
+    config = ADVERSE
+    if decoder_alone:
+        fit_acoustic(Noise(), Noise(), tmp_path / "first", replace(TINY, training=replace(TINY.training, max_steps=3)))
+        training = replace(ADVERSE.training, dtype="bf16")
+        config = replace(ADVERSE, decoder_of=str(tmp_path / "first"), training=training)
+    fit_acoustic(Noise(), Noise(), tmp_path / "whole", config)
+    with pytest.raises(TrainingStopped):
+        fit_acoustic(Noise(stop_at=14), Noise(), tmp_path / "broken", config)
+    stopped_at = rows(tmp_path / "broken.run", "train")[-1]["step"]
+    assert 4 < stopped_at < 9
+    fit_acoustic(Noise(), Noise(), tmp_path / "broken", config, resume=True)
+    told = [
+        [(row["step"], row["loss"], row.get("discriminator"), row.get("gradient_norm_discriminator")) for row in both]
+        for both in (rows(tmp_path / "whole.run", "train"), rows(tmp_path / "broken.run", "train"))
+    ]
+    assert told[0] == told[1] and told[0][-1][2] is not None
+    ours, theirs = weights(tmp_path / "whole.run"), weights(tmp_path / "broken.run")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert "objective.adversary.balancer.norms" in ours
+    assert any(name.startswith("exp_avg_sq.objective.adversary.") for name in ours)
+
+
+def test_a_discriminator_joins_a_run_that_began_without_one(tmp_path):
+    half = replace(TINY, training=replace(TINY.training, max_steps=5))
+    fit_acoustic(Noise(), Noise(), tmp_path / "codec", half)
+    assert not any("adversary" in name for name in weights(tmp_path / "codec.run"))
+    (tmp_path / "codec.run").rename(tmp_path / "on.run")
+    fit_acoustic(Noise(), Noise(), tmp_path / "on", ADVERSE, resume=True)
+    assert "discriminator" in rows(tmp_path / "on.run", "train")[-1]
+    with pytest.raises(ValueError, match="resume with the config"):  # and is not dropped without a word
+        (tmp_path / "on.run").rename(tmp_path / "off.run")
+        fit_acoustic(Noise(), Noise(), tmp_path / "off", replace(TINY, training=half.training), resume=True)
+
+
+def test_configs_of_older_checkpoints_still_build():
+    new = ("discriminator", "compile", "usage_steps")
+    old = {key: value for key, value in asdict(TINY).items() if key not in new}
+    assert build(CodecFitConfig, json.loads(json.dumps(old))).discriminator.start is None
+
+
+def test_a_collapse_is_said_in_log_and_metrics(tmp_path, capsys):
+    """Silence gives one latent, and one entry of each level."""
+    longer = replace(TINY, training=replace(TINY.training, max_steps=6))
+    fit_acoustic(Noise(0.0), Noise(), tmp_path / "codec", longer)
+    warnings = [row["line"] for row in rows(tmp_path / "codec.run", "warning")]
+    assert len(warnings) == TINY.levels
+    said = capsys.readouterr().err
+    for level, line in enumerate(warnings):
+        assert f"level {level}" in line and "perplexity 1.0 of 16" in line and line in said
+    assert rows(tmp_path / "codec.run", "train")[-1]["collapsed_levels"] == TINY.levels
+
+
+def test_healthy_levels_are_all_counted_and_none_is_warned_of(tmp_path):
+    fit_acoustic(Noise(), Noise(), tmp_path / "codec", TINY)
+    last = rows(tmp_path / "codec.run", "train")[-1]
+    assert last["collapsed_levels"] == 0 and rows(tmp_path / "codec.run", "warning") == []
+    for level in range(TINY.levels):
+        assert last[f"perplexity_{level}"] > 4 and last[f"usage_{level}"] > 0.25
+    (validation,) = rows(tmp_path / "codec.run", "validation")
+    assert validation["perplexity_1"] >= 1 and "loss" in validation
+
+
+def test_validation_is_heard_and_seen(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit_acoustic(Noise(), Noise(), tmp_path / "codec", replace(TINY, training=replace(TINY.training, max_steps=3)))
+    events = EventAccumulator(str(tmp_path / "codec.run")).Reload()
+    assert events.Tags()["audio"] == ["coded_0"] and events.Tags()["images"] == ["given_and_coded_0"]
+
+
+def test_a_picture_shows_both_sounds_alike():
+    tone = 0.1 * torch.sin(torch.arange(12_000) * 0.3)
+    same, other = side_by_side(tone, tone, 24_000), side_by_side(tone, torch.randn(12_000) * 0.1, 24_000)
+    width = (same.shape[2] - 4) // 2
+    assert same.shape[0] == 3 and float(same.min()) >= 0 and float(same.max()) <= 1
+    assert torch.equal(same[..., :width], same[..., -width:])
+    assert not torch.equal(other[..., :width], other[..., -width:])
+    loudest = same[..., width // 2].sum(0).argmax()
+    assert loudest > same.shape[1] / 2  # 1.1 kHz of 12 lies in the lower half, and that is drawn at the bottom
+
+
+def test_rows_do_not_know_how_they_are_dealt():
+    whole = replace(TINY, batch=4)
+    halves = replace(TINY, training=replace(TINY.training, accumulation=2))
+    for step in (1, 2):
+        (all_rows,) = crop_batches(Noise(), whole)(step)
+        assert torch.equal(all_rows, torch.cat(crop_batches(Noise(), halves)(step)))
+    assert not torch.equal(crop_batches(Noise(), whole)(1)[0], crop_batches(Noise(), whole)(2)[0])
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_a_codec_trains_on_an_accelerator_and_resumes(tmp_path):
+    training = replace(ADVERSE.training, device="cuda", dtype="bf16")
+    fit_acoustic(Noise(), Noise(), tmp_path / "a", replace(ADVERSE, training=replace(training, max_steps=6)))
+    (tmp_path / "a.run").rename(tmp_path / "b.run")
+    fit_acoustic(Noise(), Noise(), tmp_path / "b", replace(ADVERSE, training=training), resume=True)
+    assert np.isfinite(rows(tmp_path / "b.run", "train")[-1]["loss"])
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_accelerator_and_cpu_agree(tmp_path):
+    torch.manual_seed(0)
+    model, crops = CodecTrainee(TINY), crop_batches(Noise(), TINY)(1)[0]
+    on_cpu = model.loss(crops)[0].item()
+    assert model.to("cuda").loss(crops.cuda())[0].item() == pytest.approx(on_cpu, rel=1e-3)

@@ -1,0 +1,146 @@
+"""The discriminator, the balancer, and the two of them in one backward."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from triptych.tokenizers.acoustic.balancer import Balancer
+from triptych.tokenizers.acoustic.discriminator import Discriminator, feature_distance, fooling_loss, telling_loss
+from triptych.tokenizers.acoustic.objective import Objective
+from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
+from triptych.training.optimiser import make_optimizer
+
+torch.set_num_threads(1)
+CONFIG = CodecFitConfig(
+    ratios=(3, 4, 5, 8), crop_seconds=0.2, batch=2, mel_windows=(256,),
+    discriminator=DiscriminatorConfig(start=3, alone_steps=0, windows=(512, 256), filters=4, update_share=0.5),
+)  # fmt: skip
+
+
+def waveforms(seed: int, rows: int = 2) -> torch.Tensor:
+    return torch.randn(rows, CONFIG.crop, generator=torch.Generator().manual_seed(seed)) * 0.07
+
+
+def test_each_loss_gets_its_share_whatever_its_scale():
+    weights = {"a": 1.0, "b": 3.0, "off": 0.0}
+    balancer = Balancer(weights, norm=2.0, decay=0.9)
+    output = torch.randn(4, 50, requires_grad=True)
+    directions = {name: torch.nn.functional.normalize(torch.randn(4, 50), dim=1) for name in weights}
+    for _ in range(3):  # rows of the same gradient norm: the averages are exact from the first step on
+        losses = {"a": 1e-4 * (output * directions["a"]).mean(), "b": 1e3 * (output * directions["b"]).mean()}
+        gradient = balancer({**losses, "off": output.sum()}, output)
+        expected = 2.0 / 4 * (0.25 * directions["a"] + 0.75 * directions["b"])
+        assert torch.allclose(gradient, expected, atol=1e-5)
+
+
+def test_balanced_gradients_do_not_know_how_rows_are_dealt():
+    output = torch.randn(4, 50, requires_grad=True)
+
+    def gradient_of(rows: slice) -> torch.Tensor:
+        leaf = output[rows].detach().requires_grad_()
+        balancer = Balancer({"a": 1.0}, norm=1.0, decay=0.9)
+        balancer.norms += 0.7
+        balancer.seen += 1.0
+        balancer.decay = 1.0  # the averages stand still
+        return balancer({"a": leaf.pow(3).mean()}, leaf)
+
+    halves = torch.cat([gradient_of(slice(0, 2)), gradient_of(slice(2, 4))]) / 2  # the mean over two ranks
+    assert torch.allclose(gradient_of(slice(0, 4)), halves, atol=1e-7)
+
+
+def test_a_discriminator_sees_every_window_and_refuses_short_crops():
+    discriminator = Discriminator((512, 256), 4, 0.07, CONFIG.crop)
+    logits, features = discriminator(waveforms(0))
+    assert [tuple(one.shape[:2]) for one in logits] == [(2, 1), (2, 1)]
+    assert [one.shape[2] for one in logits] == [(CONFIG.crop - w) // (w // 4) + 1 for w in (512, 256)]
+    assert [len(scale) for scale in features] == [5, 5]
+    assert [one.shape[3] for one in features[0]] == [257, 129, 65, 33, 33]  # a stride of 2 in frequency, thrice
+    with pytest.raises(ValueError, match="crop_seconds"):
+        Discriminator((8192,), 4, 0.07, CONFIG.crop)
+
+
+def test_losses_are_those_of_the_paper():
+    real, fake = [torch.tensor([2.0, 0.5])], [torch.tensor([-3.0, 1.0])]
+    assert float(telling_loss(real, fake)) == pytest.approx(0.25 + 1.0)
+    assert float(fooling_loss(fake)) == pytest.approx(2.0)
+    given, made = [[torch.tensor([1.0, -3.0])]], [[torch.tensor([2.0, -3.0])]]
+    assert float(feature_distance(given, made)) == pytest.approx(0.5 / 2.0)
+    assert float(feature_distance(given, given)) == 0.0
+
+
+def test_a_discriminator_learns_to_tell_and_its_codec_to_fool():
+    """Noise against a tone: the discriminator's loss falls; and the gradient at the waveform fools it."""
+    torch.manual_seed(0)
+    alone = {"mel_weight": 0.0, "waveform_weight": 0.0, "feature_weight": 0.0}
+    config = replace(CONFIG, discriminator=replace(CONFIG.discriminator, update_share=1.0, **alone))
+    objective = Objective(config).train()
+    optimizer = make_optimizer(list(objective.adversary.parameters()), replace(config.training, learning_rate=3e-3))
+    tone = (0.1 * torch.sin(torch.arange(CONFIG.crop) * 0.1)).repeat(2, 1)
+    made = torch.nn.Parameter(waveforms(1))
+    told = []
+    for step in range(4, 24):
+        made.grad = None
+        loss, metrics = objective(made, tone, step)
+        loss.backward()
+        told.append(float(metrics["discriminator"]))
+        if step < 23:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert told[-1] < 0.5 * told[0]
+    with torch.no_grad():
+        looks = [objective.adversary.discriminator(w)[0] for w in (made, made - 1e-3 * made.grad)]
+    assert float(fooling_loss(looks[1])) < float(fooling_loss(looks[0]))
+
+
+def test_before_the_start_nothing_is_changed_and_after_it_the_value_is_still_the_distance():
+    torch.manual_seed(0)
+    objective = Objective(CONFIG).train()
+    plain = Objective(replace(CONFIG, discriminator=DiscriminatorConfig())).train()
+    given, made = waveforms(0), waveforms(1).requires_grad_()
+    expected = plain(made, given, 1)[0].item()
+    for step in (3, 4):
+        loss, metrics = objective(made, given, step)
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
+        assert ("adversarial" in metrics) == (step > 3)
+    assert objective.eval()(made, given, 4)[0].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_discriminator_learns_in_its_share_of_the_steps():
+    torch.manual_seed(0)
+    objective = Objective(CONFIG).train()
+    learnt = []
+    for step in range(4, 10):
+        made = waveforms(step).requires_grad_()
+        loss, _ = objective(made, waveforms(0), step)
+        loss.backward()
+        assert made.grad is not None and float(made.grad.norm()) > 0
+        touched = {parameter.grad is not None for parameter in objective.adversary.parameters()}
+        assert len(touched) == 1
+        learnt.append(touched.pop())
+        objective.zero_grad(set_to_none=True)
+    assert learnt == [False, True, False, True, False, True]
+    two_thirds = replace(CONFIG, discriminator=replace(CONFIG.discriminator, update_share=2 / 3))
+    adversary = Objective(two_thirds).adversary
+    assert sum(adversary.learns(step) for step in range(4, 304)) == 200
+
+
+def test_at_first_the_discriminator_learns_alone():
+    torch.manual_seed(0)
+    config = replace(CONFIG, discriminator=replace(CONFIG.discriminator, alone_steps=2))
+    objective, plain = Objective(config).train(), Objective(replace(CONFIG, discriminator=DiscriminatorConfig()))
+    for step, alone in ((4, True), (5, True), (6, False)):
+        made = waveforms(1).requires_grad_()
+        loss, metrics = objective(made, waveforms(0), step)
+        loss.backward()
+        assert ("adversarial" not in metrics) == alone and "discriminator" in metrics
+        if alone:
+            (expected,) = torch.autograd.grad(plain(made, waveforms(0), step)[0], made)
+            assert torch.equal(made.grad, expected)
+            assert all(parameter.grad is not None for parameter in objective.adversary.parameters())
+
+
+def test_a_new_discriminator_has_something_to_say():
+    torch.manual_seed(0)
+    logits, _ = Discriminator((512, 256), 8, 0.07, CONFIG.crop)(waveforms(0))
+    assert all(0.1 < one.std().item() < 10 for one in logits)

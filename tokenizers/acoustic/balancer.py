@@ -1,0 +1,45 @@
+"""Several losses of one output, each with the share of the gradient that its weight says, whatever its own scale.
+
+    G = norm · Σ_i  λ_i / Σ_j λ_j  ·  g_i / ⟨|g_i|⟩          g_i = ∂ loss_i / ∂ output
+
+EnCodec (Défossez et al. 2022), section 3.4, equation 5. ⟨|g_i|⟩ is a moving average, begun without bias, of the norm of
+the gradient at one row, averaged over rows and ranks. Knows no model and no loss.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from triptych.training.distributed import mean_over_ranks
+
+
+class Balancer(nn.Module):
+    """Keeps the averages, so that a resumed run balances as an uninterrupted one."""
+
+    def __init__(self, weights: Mapping[str, float], norm: float, decay: float) -> None:
+        super().__init__()
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self.norm, self.decay = norm, decay
+        self.register_buffer("norms", torch.zeros(len(self.weights)))
+        self.register_buffer("seen", torch.zeros(()))
+        self.norms: Tensor
+        self.seen: Tensor
+
+    def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
+        """The gradient [B, N] to follow at the output [B, N] of which the losses are made; their graphs are kept.
+
+        Each loss is a mean over rows. So is what the gradient stands for: it does not grow with the batch, and averaged
+        over ranks it is that of one process with all rows.
+        """
+        rows = len(output)
+        with torch.autocast(output.device.type, enabled=False):
+            gradients = [
+                torch.autograd.grad(losses[name], output, retain_graph=True)[0].float() * rows for name in self.weights
+            ]
+        norms = mean_over_ranks(torch.stack([gradient.flatten(1).norm(dim=1).mean() for gradient in gradients]))
+        self.norms.mul_(self.decay).add_(norms, alpha=1 - self.decay)
+        self.seen.mul_(self.decay).add_(1 - self.decay)
+        shares = torch.tensor(list(self.weights.values()), device=output.device) / sum(self.weights.values())
+        scales = self.norm / rows * shares / (self.norms / self.seen + 1e-12)
+        return torch.stack([scale * gradient for scale, gradient in zip(scales, gradients, strict=True)]).sum(0)

@@ -1,0 +1,111 @@
+"""A multi-scale STFT discriminator and its losses: EnCodec (Défossez et al. 2022), section 3.4, figure 2.
+
+    waveform [B, N] ─STFT, several windows─▶ real and imaginary part [B, 2, M, F] ─convolutions─▶ logits [B, 1, M, F/8]
+
+Each sub-network sees one window. It knows the phase, which log-mel distances do not, and it is never finished: what
+they leave blurred, it goes on to tell from speech. Knows no codec.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+from torch.nn.utils.parametrizations import weight_norm
+
+from triptych.training.distributed import mean_over_ranks
+
+SLOPE = 0.2
+"""of the leaky rectifiers, below zero"""
+Seen = tuple[list[Tensor], list[list[Tensor]]]
+"""what a discriminator makes of waveforms [B, N]: logits of each sub-network, and the features under them"""
+
+
+class SpectrogramDiscriminator(nn.Module):
+    """One sub-network: convolutions over a complex spectrogram, dilated in time, with a stride in frequency."""
+
+    def __init__(self, window: int, filters: int, level: float) -> None:
+        """`level`: root mean square of the waveforms to come; the spectrogram is in units of it."""
+        super().__init__()
+        self.window, self.level = window, level
+        self.register_buffer("hann", torch.hann_window(window), persistent=False)
+        self.hann: Tensor
+        convolutions = [nn.Conv2d(2, filters, (3, 9), padding=(1, 4))]
+        for dilation in (1, 2, 4):
+            convolutions.append(
+                nn.Conv2d(filters, filters, (3, 9), stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4))
+            )
+        convolutions.append(nn.Conv2d(filters, filters, 3, padding=1))
+        self.convolutions = nn.ModuleList(_unit_gain(convolution, SLOPE) for convolution in convolutions)
+        self.last = _unit_gain(nn.Conv2d(filters, 1, 3, padding=1), 1.0)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits [B, 1, M, F'] and the features of each layer [B, C, M, F''] of waveforms [B, N], N ≥ the window."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            scaled = waveform.float() / self.level
+            spectrum = torch.stft(
+                scaled, self.window, self.window // 4, window=self.hann, center=False, return_complex=True
+            )
+            seen = (
+                torch.view_as_real(spectrum / self.hann.norm())
+                .permute(0, 3, 2, 1)
+                .contiguous(memory_format=torch.channels_last)
+            )
+        features = []
+        for convolution in self.convolutions:
+            seen = nn.functional.leaky_relu(convolution(seen), SLOPE)
+            features.append(seen)
+        return self.last(seen), features
+
+
+def _unit_gain(convolution: nn.Conv2d, slope: float) -> nn.Module:
+    """Weight norm (Salimans and Kingma 2016) over weights under which a signal keeps its size through the layers (He et
+    al. 2015). With torch's own it fades: logits near 0 whatever is heard, and nothing learned for hundreds of steps.
+    """
+    inputs = convolution.in_channels * math.prod(convolution.kernel_size)
+    nn.init.normal_(convolution.weight, std=math.sqrt(2 / (1 + slope**2) / inputs))
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    normed: nn.Module = weight_norm(convolution)
+    return normed
+
+
+class Discriminator(nn.Module):
+    """All sub-networks.
+
+    Raises:
+        ValueError: a window longer than a crop.
+    """
+
+    def __init__(self, windows: tuple[int, ...], filters: int, level: float, crop: int) -> None:
+        super().__init__()
+        if max(windows) > crop:
+            raise ValueError(
+                f"discriminator.windows: {max(windows)} samples do not fit in a crop of {crop}: raise crop_seconds"
+            )
+        self.scales = nn.ModuleList(SpectrogramDiscriminator(window, filters, level) for window in windows)
+
+    def forward(self, waveform: Tensor) -> Seen:
+        """Waveforms [B, N] as each sub-network sees them."""
+        seen = [scale(waveform) for scale in self.scales]
+        return [logits for logits, _ in seen], [features for _, features in seen]
+
+
+def telling_loss(given: list[Tensor], made: list[Tensor]) -> Tensor:
+    """The discriminator's hinge loss of its logits, a mean over sub-networks; 2 when it cannot tell at all."""
+    pairs = zip(given, made, strict=True)
+    return torch.stack([relu(1 - real.float()).mean() + relu(1 + fake.float()).mean() for real, fake in pairs]).mean()
+
+
+def fooling_loss(made: list[Tensor]) -> Tensor:
+    """The codec's hinge loss, equation 1."""
+    return torch.stack([relu(1 - fake.float()).mean() for fake in made]).mean()
+
+
+def feature_distance(given: list[list[Tensor]], made: list[list[Tensor]]) -> Tensor:
+    """Mean absolute distance of features, each relative to the mean size of the given one: equation 2."""
+    given_flat = [layer.detach().float() for scale in given for layer in scale]
+    made_flat = [layer.float() for scale in made for layer in scale]
+    sizes = mean_over_ranks(torch.stack([layer.abs().mean() for layer in given_flat]))
+    distances = [(fake - real).abs().mean() for fake, real in zip(made_flat, given_flat, strict=True)]
+    return (torch.stack(distances) / (sizes + 1e-8)).mean()

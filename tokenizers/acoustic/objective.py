@@ -1,0 +1,98 @@
+"""What a decoder is trained by: distances at first, and a discriminator from some step on.
+
+    before the start     loss = mel distance + waveform_weight · waveform distance
+    alone_steps          the same, and the discriminator learns to tell
+    from then on         the four losses at the waveform (mel, waveform, adversarial, features) ─balancer─▶ one gradient
+
+Both are handed back as one scalar: its value is always the plain distance, so that curves go on, and its gradient is
+what the codec and the discriminator shall follow. One backward serves both: the codec's losses reach the waveform
+alone, the discriminator's its own weights alone. Invariant: all that it remembers lies in buffers, so resuming is
+exact. Knows no clips.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from triptych.tokenizers.acoustic.balancer import Balancer
+from triptych.tokenizers.acoustic.discriminator import Discriminator, feature_distance, fooling_loss, telling_loss
+from triptych.tokenizers.acoustic.mel import SoundDistance
+from triptych.tokenizers.acoustic.settings import CodecFitConfig
+
+SPEECH_LEVEL = 0.07
+"""root mean square of speech at -23 LUFS"""
+
+
+class Adversary(nn.Module):
+    """The discriminator, the balancer, and when each learns."""
+
+    def __init__(self, config: CodecFitConfig) -> None:
+        super().__init__()
+        said = config.discriminator
+        assert said.start is not None
+        self.start, self.heard_after, self.share = said.start, said.start + said.alone_steps, said.update_share
+        self.discriminator = Discriminator(said.windows, said.filters, SPEECH_LEVEL, config.crop)
+        weights = {
+            "mel": said.mel_weight,
+            "waveform": said.waveform_weight,
+            "adversarial": said.adversarial_weight,
+            "feature": said.feature_weight,
+        }
+        self.balancer = Balancer(weights, said.balance_norm, said.balance_decay)
+
+    def learns(self, step: int) -> bool:
+        """Whether the discriminator learns in this step: evenly spread, and a pure function of the step."""
+        if step <= self.heard_after:
+            return True
+        since = step - self.start
+        return math.floor(since * self.share) > math.floor((since - 1) * self.share)
+
+    def learn(self, made: Tensor, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A zero with the gradients of the discriminator alone, and its loss."""
+        telling = telling_loss(self.discriminator(given)[0], self.discriminator(made.detach())[0])
+        return telling - telling.detach(), {"discriminator": telling.detach()}
+
+    def forward(
+        self, made: Tensor, given: Tensor, distance: SoundDistance, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A zero with the gradients of both sides, and metrics; waveforms [B, N]."""
+        learns = self.learns(step)
+        leaf = made.detach().requires_grad_()  # what the losses are made of: their gradients end here
+        with torch.set_grad_enabled(learns):
+            real_logits, real_features = self.discriminator(given)
+        fake_logits, fake_features = self.discriminator(leaf)
+        parts = distance.parts(leaf, given)
+        losses = {
+            **parts,
+            "adversarial": fooling_loss(fake_logits),
+            "feature": feature_distance(real_features, fake_features),
+        }
+        followed = (made * self.balancer(losses, leaf)).sum()
+        metrics = {name: value.detach() for name, value in losses.items()}
+        telling = telling_loss(real_logits, fake_logits)
+        metrics["discriminator"] = telling.detach()
+        if learns:
+            followed = followed + telling
+        return followed - followed.detach(), metrics
+
+
+class Objective(nn.Module):
+    """`SoundDistance`, and an `Adversary` where the config has one; the rest of the codec need not know which."""
+
+    def __init__(self, config: CodecFitConfig) -> None:
+        super().__init__()
+        self.distance = SoundDistance(config.sample_rate, config.mel_windows, config.waveform_weight)
+        self.adversary = Adversary(config) if config.discriminator.start is not None else None
+
+    def forward(self, made: Tensor, given: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of waveforms [B, N] at a step (from 1), and what to log."""
+        adversary = self.adversary if self.training else None
+        if adversary is not None and step > adversary.heard_after:
+            gradients, metrics = adversary(made, given, self.distance, step)
+            return self.distance.total(metrics) + gradients, metrics
+        distance, parts = self.distance(made, given)
+        if adversary is None or step <= adversary.start:
+            return distance, parts
+        gradients, metrics = adversary.learn(made, given)
+        return distance + gradients, parts | metrics

@@ -1,0 +1,107 @@
+"""What a user can say about the training of a codec. Knows no tensor."""
+
+import math
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from triptych.training.config import STRICT, TrainingConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class DiscriminatorConfig:
+    """The adversary of a codec (EnCodec, Défossez et al. 2022, sections 3.4 and 4.1), and how much each loss weighs."""
+
+    start: int | None = None
+    """steps before it begins; null: there is none"""
+    alone_steps: int = 500
+    """steps in which it learns and the codec does not listen to it yet: what it says at first is noise"""
+    windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    """samples, of the spectrogram that each sub-network sees; hop a quarter"""
+    filters: int = 32
+    """channels of each sub-network; 8 is what a CPU affords"""
+    learning_rate: float = 3e-4
+    """the peak of its own AdamW; warm-up and cosine are those of training"""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """of its own AdamW"""
+    update_share: float = 2 / 3
+    """share of the steps in which it learns; below 1 the codec keeps up with it"""
+    mel_weight: float = 1.0
+    """of the log-mel distance, in the gradient at the waveform (balancer)"""
+    waveform_weight: float = 0.1
+    """of the L1 distance, likewise; it takes the place of the other waveform_weight once the discriminator begins"""
+    adversarial_weight: float = 3.0
+    """of the hinge loss, likewise"""
+    feature_weight: float = 3.0
+    """of feature matching, likewise"""
+    balance_decay: float = 0.999
+    """of the moving averages of the gradients' norms"""
+    balance_norm: float = 5.0
+    """of the balanced gradient at each waveform; 5 is about what the plain distances have, so that commitment_weight
+    means the same before and after the start"""
+
+
+@dataclass(frozen=True, config=STRICT)
+class CodecFitConfig:
+    """An EnCodec, and how it is trained."""
+
+    decoder_of: str | None = None
+    """a codec (folder or hub id) whose decoder alone is trained on: its codes, and all that was made of them, stay"""
+    training: TrainingConfig = TrainingConfig(
+        max_steps=20_000, learning_rate=5e-4, final_ratio=0.02, betas=(0.8, 0.99), weight_decay=0.01, warmup_steps=200
+    )
+    """steps, rates, precision"""
+    sample_rate: int = 24_000
+    """Hz"""
+    ratios: tuple[int, ...] = (8, 5, 4, 2)
+    """upsampling factors of the decoder, from codes to samples; their product is the hop"""
+    filters: int = 32
+    """channels at the highest rate; doubled at each factor"""
+    hidden: int = 128
+    """width of the latent that is quantised"""
+    lstm_layers: int = 2
+    """layers of the LSTM on either side"""
+    padding: Literal["reflect", "constant"] = "reflect"
+    """of the convolutions; constant is faster on a CPU"""
+    shortcut: bool = True
+    """a convolution on the shortcut of each residual block; without, the plain sum, which is faster"""
+    levels: int = 8
+    """of the residual quantizer"""
+    codebook_size: int = 1024
+    """entries of a level"""
+    crop_seconds: float = 1.0
+    """length of a training crop"""
+    batch: int = 16
+    """crops a micro-batch, on each rank"""
+    gain_db: float = 3.0
+    """each crop is made louder or quieter by up to this much"""
+    unquantised_steps: int = 500
+    """steps before the codebooks start"""
+    reservoir: int = 16_384
+    """latent frames from which they start"""
+    mel_windows: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+    """samples, of the log-mel distance; hop a quarter"""
+    waveform_weight: float = 0.5
+    """of the L1 distance, relative to the loudness of the crop"""
+    commitment_weight: float = 0.25
+    """of the distance from latent to codebook"""
+    decay: float = 0.99
+    """of the moving averages of the codebooks"""
+    usage_steps: int = 50
+    """newest steps over which the use of each level is counted"""
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    """what makes the sound natural beyond the distances; off by default"""
+    compile: bool = False
+    """encoder and decoder through torch.compile in training; it costs a minute or more of compiling at the start"""
+    validation_clips: int = 16
+    """held-out clips that are coded at each validation"""
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.ratios)
+
+    @property
+    def crop(self) -> int:
+        """Samples of a training crop: whole frames."""
+        return int(self.crop_seconds * self.sample_rate) // self.hop * self.hop
