@@ -6,10 +6,15 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from triptych.cli.main import FITS, VERBS, app
+from triptych.cli.main import FITS, INSPECTS, VERBS, app
 
 HEAVY = ("torch", "transformers", "lhotse", "sklearn", "matplotlib", "numpy", "omegaconf")
-LINES = [["--help"], *[[verb, "--help"] for verb in VERBS], *[["fit", target, "--help"] for target in FITS]]
+LINES = [
+    ["--help"],
+    *[[verb, "--help"] for verb in VERBS],
+    *[["fit", target, "--help"] for target in FITS],
+    *[["inspect", target, "--help"] for target in INSPECTS],
+]
 
 
 @pytest.mark.parametrize("line", LINES, ids=" ".join)

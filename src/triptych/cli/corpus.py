@@ -47,37 +47,63 @@ def tokenize(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Made by 'prepare'.")],
     tokenizers: Annotated[Path, typer.Option("--tokenizers", metavar="DIR", help="Holds text/, semantic/, acoustic/.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="SHARDS", help="The folder to write.")],
+    stop_after: Annotated[
+        str | None,
+        typer.Option("--stop-after", metavar="TIME", help="Stop within this time, such as 3h30m."),
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Turn a manifest's recordings into token shards.
 
-    Run again, it goes on where it was stopped.
+    Run again, it goes on where it was stopped. 'workers=2' makes two processes of it; under torchrun or in a Slurm
+    array each process takes its share.
     """
+    import os
+    import time
     from dataclasses import asdict
 
-    from triptych.corpus.manifest import read_manifest
-    from triptych.corpus.shards import ShardConfig, write_shards
-    from triptych.tokenizers.trio import Tokenizers
+    from triptych.corpus.shard_plan import Share
+    from triptych.corpus.shards import ShardConfig
+    from triptych.corpus.workers import tokenize as make_shards
     from triptych.training.config import build, load_tree
 
+    stop_at = None if stop_after is None else time.time() + seconds_of(stop_after)
     check_writable(output / "x")
     config = build(ShardConfig, load_tree(None, overrides or []), "tokenize")
-    recordings = list(read_manifest(manifest))
+    share = Share.of_environment(os.environ)
     ensure_preparation(tokenizers)
     with Bar("tokenize", "clips") as bar:
-        summary = write_shards(recordings, Tokenizers.load(tokenizers), output, config, bar)
+        summary = make_shards(manifest, tokenizers, output, config, share, bar, stop_at)
     if as_json:
         result_json(asdict(summary))
         return
+    waited = f"the encoder waited {100 * summary.waited_share:.1f} % of the time"
     if not summary.complete:
-        result(f"{output}: {summary.rows} rows by this worker; others are not done yet")
+        why = "the time is up" if summary.stopped else "other processes are not done yet"
+        result(f"{output}: {summary.rows} rows of this process are there, {summary.rejected} rejected; {waited}")
+        result(f"  {summary.missing} shards are missing: {why}; the same command goes on")
         return
-    result(f"{output}: {summary.rows} rows, {summary.seconds / 3600:.2f} h")
+    result(f"{output}: {summary.rows} rows, {summary.seconds / 3600:.2f} h; {waited}")
     if summary.rejected:
         result(
             f"  {summary.rejected} rejected, listed in {output / 'rejected.jsonl'}; the first: {summary.first_reason}"
         )
+
+
+def seconds_of(time: str) -> int:
+    """3h30m, 45m, 90s, 1d12h in seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    import re
+
+    parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time.strip())
+    if parts is None or not any(parts.groups()):
+        raise ValueError(f"--stop-after {time!r}: say it like 3h30m, 45m or 90s")
+    days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def ensure_preparation(tokenizers: Path) -> None:

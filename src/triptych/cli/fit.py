@@ -2,7 +2,7 @@
 
 encoder    ─▶ a speech encoder, a transformers folder          (optional: public encoders do as well)
 semantic   ─▶ k-means of its features
-acoustic   ─▶ an EnCodec                                       (optional: facebook/encodec_24khz does as well)
+acoustic   ─▶ an EnCodec                                       (optional: a public EnCodec, DAC or Mimi does as well)
 text       ─▶ phonemes or pieces
 """
 
@@ -41,15 +41,18 @@ def semantic(
 ) -> None:
     """Fit k-means on the features of a speech encoder.
 
-    The encoder is a folder or a hub id: encoder=microsoft/wavlm-base-plus layer=9 clusters=500
+    The encoder is a folder or a hub id: encoder=microsoft/wavlm-base-plus layer=9 clusters=500. Its state lies beside,
+    in DIR.run, until it is done; resume=true goes on from there.
     """
     from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
 
     check_folder(output)
-    settings, _ = read_config(SemanticFitConfig, config, overrides, "fit semantic")
-    clips = read_clips(manifest, encoder_rate(), "train")
+    settings, resume = read_config(SemanticFitConfig, config, overrides, "fit semantic")
+    clips = read_clips(manifest, encoder_rate(), "train", cache_bytes=0)  # features are kept instead
     with Bar("fit semantic", "clips") as bar:
-        fitted = fit_semantic(clips, output, settings, progress=lambda what, done, total: bar(done, total, what))
+        fitted = fit_semantic(
+            clips, output, settings, resume=resume, progress=lambda what, done, total: bar(done, total, what)
+        )
     log(f"ids used: {fitted.usage:.0%}, entropy {fitted.entropy:.2f} bit, over {fitted.frames} frames")
     report(output, as_json)
 
@@ -88,11 +91,15 @@ def acoustic(
     config: Config = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="DIR_OR_HUB_ID", help="Take this EnCodec as it is, with levels=Q; train none."),
+        typer.Option(
+            "--from",
+            metavar="DIR_OR_HUB_ID",
+            help="Take this EnCodec, DAC, Mimi or original .th file as it is, with levels=Q; train none.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train an EnCodec, or take one that exists.
+    """Train an EnCodec, or take a codec that exists.
 
     The run lies beside, in DIR.run; resume=true goes on from its last checkpoint.
     """
@@ -148,12 +155,12 @@ def has_dev(manifest: Path) -> bool:
     return any(recording.split == "dev" for recording in read_manifest(manifest))
 
 
-def read_clips(manifest: Path, sample_rate: int, split: Any) -> Any:
+def read_clips(manifest: Path, sample_rate: int, split: Any, **more: Any) -> Any:
     """Clips prepared as every other recording is, at another rate."""
     from triptych.corpus.clips import ManifestClips
     from triptych.tokenizers.spec import WaveformSpec
 
-    return ManifestClips(manifest, WaveformSpec(sample_rate), split)
+    return ManifestClips(manifest, WaveformSpec(sample_rate), split, **more)
 
 
 def report(folder: Path, as_json: bool) -> None:

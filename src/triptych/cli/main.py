@@ -20,12 +20,16 @@ from typing import Annotated
 import typer
 
 import triptych
-from triptych.cli import bundles, corpus, demo, fit, score, speech, train
+from triptych.cli import bundles, corpus, demo, fit, inspect, inspect_tokens, score, speech, train
 
 EXTRAS = {
     "deepspeed": "deepspeed",
     "encodec": "encodec",
     "jiwer": "eval",
+    "pesq": "pesq",
+    "pystoi": "eval",
+    "speechmos": "dnsmos",
+    "swift_f0": "eval",
     "tensorboard": "train",
     "vector_quantize_pytorch": "train",
 }
@@ -44,6 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 fit_app = typer.Typer(help="Fit a tokenizer of one's own on recordings.", no_args_is_help=True)
+inspect_app = typer.Typer(help="Look into what was fitted or trained.", no_args_is_help=True)
 
 
 def _version(asked: bool) -> None:
@@ -83,11 +88,19 @@ FITS: dict[str, Callable[..., None]] = {
     "encoder": fit.encoder,
     "acoustic": fit.acoustic,
 }
+INSPECTS: dict[str, Callable[..., None]] = {
+    "codec": inspect.codec,
+    "tokens": inspect_tokens.tokens,
+    "layers": inspect_tokens.layers,
+}
 for _name, _verb in VERBS.items():
     app.command(_name)(_verb)
 for _name, _verb in FITS.items():
     fit_app.command(_name)(_verb)
+for _name, _verb in INSPECTS.items():
+    inspect_app.command(_name)(_verb)
 app.add_typer(fit_app, name="fit")
+app.add_typer(inspect_app, name="inspect")
 
 
 def main(arguments: list[str] | None = None) -> None:

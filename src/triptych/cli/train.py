@@ -17,6 +17,9 @@ FITS = {
     "acoustic": ("triptych.tokenizers.acoustic.fit", "CodecFitConfig"),
     "tokenize": ("triptych.corpus.shards", "ShardConfig"),
     "speak": ("triptych.stages.cascade", "Settings"),
+    "inspect-codec": ("triptych.evaluation.codec", "CodecInspectConfig"),
+    "inspect-tokens": ("triptych.evaluation.token_report", "TokenInspectConfig"),
+    "inspect-layers": ("triptych.evaluation.layers", "LayerInspectConfig"),
 }
 """what else takes key=value -> where its config stands"""
 NAMES = (*STAGES, *FITS)
