@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from triptych.corpus.manifest import Recording, write_manifest
 from triptych.tokenizers.spec import TokenizerSpec, WaveformSpec
 from triptych.tokenizers.trio import Tokenizers
 
@@ -62,12 +63,47 @@ class AcousticLevels(Levels):
         ids = self.ids(waveform, sample_rate)
         return np.stack([(ids + level) % 64 for level in range(self.spec.levels)]).astype(np.uint16)
 
+    def encode_batch(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
+        return [self.encode(waveform, sample_rate) for waveform in waveforms]
+
+
+def stand_ins(semantic_rate: int, acoustic_hop: int) -> Tokenizers:
+    semantic = TokenizerSpec("semantic", "loud", 64, 16000, 16000 // semantic_rate, fingerprint="semantic-1")
+    acoustic = TokenizerSpec("acoustic", "loud", 64, 24000, acoustic_hop, levels=3, fingerprint="acoustic-1")
+    parts: Any = (Letters(), SemanticLevels(semantic), AcousticLevels(acoustic))
+    return Tokenizers(*parts, waveform=WaveformSpec(24000, -23.0, None))
+
 
 @pytest.fixture(params=[(25, 480), (50, 320)], ids=["25/50", "50/75"])
 def tokenizers(request: pytest.FixtureRequest) -> Tokenizers:
     """Stand-ins at the starter's and at the standard rates."""
-    semantic_rate, acoustic_hop = request.param
-    semantic = TokenizerSpec("semantic", "loud", 64, 16000, 16000 // semantic_rate, fingerprint="semantic-1")
-    acoustic = TokenizerSpec("acoustic", "loud", 64, 24000, acoustic_hop, levels=3, fingerprint="acoustic-1")
-    stand_ins: Any = (Letters(), SemanticLevels(semantic), AcousticLevels(acoustic))
-    return Tokenizers(*stand_ins, waveform=WaveformSpec(24000, -23.0, None))
+    return stand_ins(*request.param)
+
+
+@pytest.fixture
+def one_pair() -> Tokenizers:
+    """Those at the starter's rates alone."""
+    return stand_ins(25, 480)
+
+
+@pytest.fixture
+def recordings(write_tone: Write) -> list[Recording]:
+    """Eight, 0.3 to 0.8 s long."""
+    splits: list[Any] = ["train", "train", "dev", "test"]
+    return [
+        Recording(
+            id=f"take[/b] {i}",
+            path=write_tone(f"take[/b] {i}.wav", seconds=0.3 + 0.07 * i, hertz=100 + 30 * i),
+            seconds=0.3 + 0.07 * i,
+            text=f"Text {i}" if i % 3 else None,
+            speaker=f"s{i % 2}" if i else None,
+            split=splits[i % 4],
+        )
+        for i in range(8)
+    ]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, recordings: list[Recording]) -> Path:
+    write_manifest(tmp_path / "m.jsonl", recordings)
+    return tmp_path / "m.jsonl"

@@ -8,37 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triptych.corpus.manifest import Recording
+from triptych.corpus.manifest import Recording, write_manifest
 from triptych.corpus.shards import ShardConfig, ShardSet, verify, write_shards
 from triptych.tokenizers.spec import TokenizerSpec, WaveformSpec
 from triptych.tokenizers.trio import Tokenizers
 
-SMALL = ShardConfig(rows_per_shard=3)
-
-
-@pytest.fixture
-def recordings(write_tone: Any) -> list[Recording]:
-    splits: list[Any] = ["train", "train", "dev", "test"]
-    return [
-        Recording(
-            id=f"take[/b] {i}",
-            path=write_tone(f"take[/b] {i}.wav", seconds=0.3 + 0.07 * i, hertz=100 + 30 * i),
-            seconds=0.3 + 0.07 * i,
-            text=f"Text {i}" if i % 3 else None,
-            speaker=f"s{i % 2}" if i else None,
-            split=splits[i % 4],
-        )
-        for i in range(8)
-    ]
+SMALL = ShardConfig(rows_per_shard=3, batch_seconds=1.0, max_rejected=1.0)
 
 
 def with_specs(tokenizers: Tokenizers, **changes: Any) -> dict[str, TokenizerSpec]:
     return {kind: dataclasses.replace(spec, **changes) for kind, spec in tokenizers.specs.items()}
 
 
-def test_what_was_tokenized_is_read(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+def test_what_was_tokenized_is_read(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
     seen: list[tuple[int, int]] = []
-    summary = write_shards(recordings, tokenizers, tmp_path / "t", SMALL, lambda *done: seen.append(done))
+    summary = write_shards(manifest, tokenizers, tmp_path / "t", SMALL, lambda *done: seen.append(done))
     assert (summary.rows, summary.rejected, summary.complete) == (8, 0, True)
     assert seen[-1] == (8, 8)
     shards = ShardSet.open(tmp_path / "t", tokenizers.specs, tokenizers.waveform)
@@ -67,9 +53,9 @@ def test_what_was_tokenized_is_read(tmp_path: Path, recordings: list[Recording],
 
 
 def test_tokens_lie_in_the_file_and_cannot_be_changed(
-    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
 ) -> None:
-    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     codes = ShardSet.open(tmp_path / "t").codes(3)
     assert not codes.flags.owndata
     with pytest.raises(ValueError, match="read-only"):
@@ -77,22 +63,25 @@ def test_tokens_lie_in_the_file_and_cannot_be_changed(
 
 
 def test_another_reader_of_safetensors_agrees(
-    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
 ) -> None:
     from safetensors.numpy import load_file
 
-    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     flat = load_file(tmp_path / "t" / "shard-00001.safetensors")
     shards = ShardSet.open(tmp_path / "t")
     np.testing.assert_array_equal(flat["semantic"], np.concatenate([shards.semantic(i) for i in (3, 4, 5)]))
     assert flat["codes"].dtype == flat["text"].dtype == np.uint16
 
 
-def test_rows_that_fail_are_listed(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
-    recordings[0].path.write_text("no audio")
+def test_rows_that_fail_are_listed(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
     recordings[4] = dataclasses.replace(recordings[4], text="Привет")
+    write_manifest(manifest, recordings)
+    recordings[0].path.write_text("no audio")
     recordings[5].path.unlink()
-    summary = write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    summary = write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     assert (summary.rows, summary.rejected) == (5, 3)
     listed = [json.loads(line) for line in (tmp_path / "t" / "rejected.jsonl").read_text().splitlines()]
     assert [row["id"] for row in listed] == [recordings[i].id for i in (0, 4, 5)]
@@ -101,72 +90,47 @@ def test_rows_that_fail_are_listed(tmp_path: Path, recordings: list[Recording], 
     assert sorted(p.name for p in (tmp_path / "t").iterdir() if "rejected" in p.name) == ["rejected.jsonl"]
 
 
-def test_no_usable_row_is_an_error(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+def test_no_usable_row_is_an_error(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
     for r in recordings:
         r.path.write_text("no audio")
     with pytest.raises(ValueError, match=r"none of 8 recordings could be tokenized, the first: .*not an audio file"):
-        write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
-    with pytest.raises(ValueError, match="no recordings"):
-        write_shards([], tokenizers, tmp_path / "u", SMALL)
+        write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
+    manifest.write_text("\n")
+    with pytest.raises(ValueError, match="no recordings to tokenize"):
+        write_shards(manifest, tokenizers, tmp_path / "u", SMALL)
 
 
-def test_a_broken_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+def test_lines_that_are_no_recording_are_listed(tmp_path: Path, manifest: Path, tokenizers: Tokenizers) -> None:
+    lines = manifest.read_text().splitlines()
+    lines[4] = lines[4].replace('"duration"', '"length"')
+    lines[6] = "not json"
+    manifest.write_text("\n\n".join(lines))
+    summary = write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
+    assert (summary.rows, summary.rejected, verify(tmp_path / "t")) == (6, 2, 6)
+    listed = [json.loads(line) for line in (tmp_path / "t" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in listed] == ["line 9", "line 13"]
+    manifest.write_text('{"audio": "a.wav"}\n')
+    with pytest.raises(ValueError, match=r"line 1: not a manifest line.*triptych prepare"):
+        write_shards(manifest, tokenizers, tmp_path / "u", SMALL)
+
+
+def test_too_many_rejected_stop_the_run_until_more_are_allowed(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
 ) -> None:
-    write_shards(recordings, tokenizers, tmp_path / "whole", SMALL)
-
-    def stop(done: int, of: int) -> None:
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_shards(recordings, tokenizers, tmp_path / "t", SMALL, stop)
-    with pytest.raises(ValueError, match=r"not a complete folder.*go on"):
-        ShardSet.open(tmp_path / "t")
-    first = (tmp_path / "t" / "shard-00000.safetensors").stat().st_mtime_ns
-    seen: list[int] = []
-    write_shards(recordings, tokenizers, tmp_path / "t", SMALL, lambda done, of: seen.append(done))
-    assert seen[0] == 4
-    assert (tmp_path / "t" / "shard-00000.safetensors").stat().st_mtime_ns == first
-    for path in sorted((tmp_path / "whole").iterdir()):
-        assert (tmp_path / "t" / path.name).read_bytes() == path.read_bytes()
-    assert len(list((tmp_path / "t").iterdir())) == len(list((tmp_path / "whole").iterdir()))
-    with pytest.raises(ValueError, match="complete already"):
-        write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
-
-
-def test_workers_share_the_shards(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
-    write_shards(recordings, tokenizers, tmp_path / "one", SMALL)
-    two = [
-        write_shards(recordings, tokenizers, tmp_path / "two", ShardConfig(rows_per_shard=3, worker=w, workers=2))
-        for w in (1, 0)
-    ]
-    assert [s.complete for s in two] == [False, True]
-    for path in (tmp_path / "one").iterdir():
-        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
-
-
-def test_a_run_does_not_go_on_with_something_else(
-    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
-) -> None:
-    write_shards(recordings, tokenizers, tmp_path / "t", ShardConfig(rows_per_shard=3, workers=2))
-    with pytest.raises(ValueError, match="begun with other recordings"):
-        write_shards(recordings[:-1], tokenizers, tmp_path / "t", SMALL)
-    with pytest.raises(ValueError, match="begun with other rows_per_shard"):
-        write_shards(recordings, tokenizers, tmp_path / "t", ShardConfig(rows_per_shard=4))
-    other = dataclasses.replace(tokenizers, waveform=WaveformSpec(24000, -20.0, None))
-    with pytest.raises(ValueError, match="begun with other waveform"):
-        write_shards(recordings, other, tmp_path / "t", SMALL)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("x")
-    with pytest.raises(ValueError, match="exists already"):
-        write_shards(recordings, tokenizers, tmp_path / "full", SMALL)
+    recordings[1].path.write_text("no audio")
+    strict = dataclasses.replace(SMALL, max_rejected=0.2)
+    with pytest.raises(ValueError, match=r"1 of 3 recordings could not.*max_rejected=0\.2.*take\[/b\] 1: .*not an"):
+        write_shards(manifest, tokenizers, tmp_path / "t", strict)
+    assert not (tmp_path / "t" / "shards.json").exists()
+    assert write_shards(manifest, tokenizers, tmp_path / "t", SMALL).rejected == 1
 
 
 def test_other_tokenizers_are_refused_with_both_fingerprints(
-    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
 ) -> None:
-    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     with pytest.raises(ValueError, match=r"letters-1.*not with.*other.*tokenize again"):
         ShardSet.open(tmp_path / "t", with_specs(tokenizers, fingerprint="other"))
     with pytest.raises(ValueError, match="prepared with"):
@@ -174,9 +138,9 @@ def test_other_tokenizers_are_refused_with_both_fingerprints(
 
 
 def test_without_text_tokenizer_there_is_no_text(
-    tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
 ) -> None:
-    write_shards(recordings, dataclasses.replace(tokenizers, text=None), tmp_path / "t", SMALL)
+    write_shards(manifest, dataclasses.replace(tokenizers, text=None), tmp_path / "t", SMALL)
     shards = ShardSet.open(tmp_path / "t")
     assert set(shards.specs) == {"semantic", "acoustic"}
     assert list(shards.lengths("text")) == [0] * 8
@@ -185,8 +149,8 @@ def test_without_text_tokenizer_there_is_no_text(
         ShardSet.open(tmp_path / "t", tokenizers.specs)
 
 
-def test_damage_is_found(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
-    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+def test_damage_is_found(tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     path = tmp_path / "t" / "shard-00001.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -203,8 +167,10 @@ def test_damage_is_found(tmp_path: Path, recordings: list[Recording], tokenizers
         ShardSet.open(tmp_path / "t")
 
 
-def test_another_format_is_refused(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
-    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+def test_another_format_is_refused(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     record = json.loads((tmp_path / "t" / "shards.json").read_text())
     (tmp_path / "t" / "shards.json").write_text(json.dumps(record | {"format": 99}))
     with pytest.raises(ValueError, match="format 99, this version reads 1"):
@@ -213,8 +179,10 @@ def test_another_format_is_refused(tmp_path: Path, recordings: list[Recording], 
         ShardSet.open(tmp_path / "absent")
 
 
-def test_a_shard_of_rejected_rows_alone(tmp_path: Path, recordings: list[Recording], tokenizers: Tokenizers) -> None:
+def test_a_shard_of_rejected_rows_alone(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
     for r in recordings[3:6]:
         r.path.unlink()
-    write_shards(recordings, tokenizers, tmp_path / "t", SMALL)
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     assert verify(tmp_path / "t") == 5

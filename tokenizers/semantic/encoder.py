@@ -3,73 +3,71 @@
     hidden_states[0]   what enters block 1
     hidden_states[k]   what leaves block k
 
-Families of transformers: wav2vec2, hubert, wavlm, wav2vec2-bert. Blocks above the layer are never loaded. Code from a
-hub is never run, and pickles are only read with `weights_only`. Knows no clusters.
+    a clip        ──────────────────────────────────────────▶ [N // hop, D]    alone, or in a batch with others
+    a long one    ──moments of the whole──▶ windows ──cut──▶ [N // hop, D]    piece by piece
+
+Whisper always hears 30 s, so clips are followed by silence up to there, and that silence is attended to: a clip's
+features depend, a little, on how long it is. Longer recordings come in windows of 30 s at most. Frames are kept to
+N // 320; of the 1500 that it makes, the rest belong to the silence.
+
+Invariant: a clip's features depend on that clip alone, in a batch to rounding. Knows no clusters.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    HubertModel,
-    PreTrainedModel,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertModel,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Model,
-    WavLMModel,
-)
-from transformers.utils import logging as reports
+from transformers import PreTrainedModel
 
-from triptych.tokenizers.semantic.filterbank import MELS, SAMPLE_RATE
-from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, filterbank_front_end, wave_front_end
+from triptych.tokenizers.semantic.families import quiet, read_model, save_front_end
+from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
+from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, moments_of, parts_of, unit_variance
+from triptych.tokenizers.semantic.moments import Moments
+from triptych.tokenizers.semantic.padding import Padding
+from triptych.tokenizers.semantic.windows import Span, Windows, spans
 from triptych.tokenizers.waveform import Waveform
 
-FAMILIES: dict[str, type[PreTrainedModel]] = {
-    "wav2vec2": Wav2Vec2Model,
-    "hubert": HubertModel,
-    "wavlm": WavLMModel,
-    "wav2vec2-bert": Wav2Vec2BertModel,
-}
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, UnpicklingError, SafetensorError)
-"""what transformers raises on a folder that is no checkpoint, or a broken one"""
+__all__ = ["Dtype", "Encoder", "quiet"]
 
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers without its progress bars and its report on the blocks that were left out on purpose."""
-    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    reports.set_verbosity_error()
-    reports.disable_progress_bar()
-    try:
-        yield
-    finally:
-        reports.set_verbosity(verbosity)
-        if bars:
-            reports.enable_progress_bar()
+Dtype = Literal["fp32", "bf16"]
 
 
 class Encoder:
-    """Made by `load`."""
+    """Made by `load`, or of a model and its way in."""
 
-    def __init__(self, model: PreTrainedModel, front: FrontEnd, layer: int, *, equal_lengths: bool) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        front: FrontEnd,
+        layer: int,
+        *,
+        windows: Windows | None = None,
+        dtype: Dtype = "fp32",
+    ) -> None:
+        """
+        Raises:
+            ValueError: bf16 where this processor has none.
+        """
+        self.model = model.eval().requires_grad_(False)
         self.front = front
         self.layer = layer
-        self.equal_lengths = equal_lengths
-        """a group norm hears the padding of a batch: such encoders only take clips of one length at a time"""
+        self.windows = windows or Windows()
+        self.dtype = dtype
         self.batch_samples = 0
         """padded samples of a batch; 0 hears one clip at a time, so that no clip depends on its neighbours"""
+        if dtype == "bf16" and not has_bf16(model.device):
+            raise ValueError(
+                "dtype = bf16: this processor has no bf16 arithmetic, and others would give other tokens; use "
+                "one that has it (AVX512-BF16, AMX, Armv8.6, CUDA from Ampere on), or fit with dtype=fp32"
+            )
+        self._padding = Padding(model, front)
 
     @property
     def family(self) -> str:
@@ -84,37 +82,36 @@ class Encoder:
     def dim(self) -> int:
         return int(self.model.config.hidden_size)
 
+    @property
+    def window_samples(self) -> int:
+        """Whole frames of a window; longer recordings are heard in several."""
+        window = int(self.windows.seconds * SAMPLE_RATE) // self.hop * self.hop
+        return min(window, self.front.longest) if self.front.longest else window
+
     @classmethod
-    def load(cls, name: str | Path, layer: int, *, device: str | torch.device = "cpu") -> "Encoder":
-        """Reads a transformers folder, or a hub id, in fp32, up to `layer`.
+    def load(
+        cls,
+        name: str | Path,
+        layer: int,
+        *,
+        device: str | torch.device = "cpu",
+        windows: Windows | None = None,
+        dtype: Dtype = "fp32",
+    ) -> "Encoder":
+        """Reads a transformers folder, a hub id or a checkpoint file of fairseq2, up to `layer`; weights in fp32.
 
         Raises:
-            ValueError: not a checkpoint of one of the four families, a layer that it has not, weights that are missing
+            ValueError: not a checkpoint of one of the families, a layer that it has not, weights that are missing
                 or a front end that does not fit; one line.
         """
-        config = _read(name, "config.json", lambda: AutoConfig.from_pretrained(name, trust_remote_code=False))
-        family = str(config.model_type)
-        if family not in FAMILIES:
-            raise ValueError(f"{name} is a checkpoint of '{family}', not of a speech encoder: {', '.join(FAMILIES)}")
-        if not 0 <= layer <= config.num_hidden_layers:
-            raise ValueError(f"{name} has layers 0 to {config.num_hidden_layers}, not {layer}")
-        front = _front_end(name, config)
-        config.num_hidden_layers = max(1, layer)
-        if family == "wav2vec2-bert":
-            config.add_adapter = config.use_intermediate_ffn_before_adapter = False
-        model, report = _read(
-            name,
-            "the weights",
-            lambda: FAMILIES[family].from_pretrained(
-                name, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-            ),
-        )
-        missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")
-        if missing or report["mismatched_keys"]:
-            wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
-            raise ValueError(f"{name}: {len(wrong)} weights are missing or of another shape, {wrong[0]} among them")
-        model.eval().requires_grad_(False).to(device)
-        return cls(model, front, layer, equal_lengths=getattr(config, "feat_extract_norm", "layer") == "group")
+        if Path(name).is_file():
+            from triptych.tokenizers.semantic.fairseq2 import read_checkpoint
+
+            model, front = read_checkpoint(Path(name), layer)
+        else:
+            model, front = read_model(name, layer)
+        moved: Any = model.to(torch.device(device))  # type: ignore[arg-type]
+        return cls(moved, front, layer, windows=windows, dtype=dtype)
 
     def round(self) -> None:
         """Rounds the weights to float16 in place, the precision that `save` writes.
@@ -122,62 +119,100 @@ class Encoder:
         Raises:
             ValueError: a weight that float16 cannot hold.
         """
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                rounded = value.half().float()
-                if not rounded.isfinite().all():
-                    raise ValueError(f"weight {name} of the encoder does not fit float16")
-                value.copy_(rounded)
+        round_weights(self.model)
 
     def save(self, folder: Path) -> None:
         """A transformers folder with the blocks up to the layer, in float16."""
-        with quiet():
-            copy.deepcopy(self.model).half().save_pretrained(folder)
-        common: dict[str, Any] = {"sampling_rate": SAMPLE_RATE, "padding_value": 0.0, "return_attention_mask": True}
-        if self.front.wave:
-            extractor: Any = Wav2Vec2FeatureExtractor(feature_size=1, do_normalize=self.front.normalise, **common)
-        else:
-            extractor = SeamlessM4TFeatureExtractor(
-                feature_size=MELS, num_mel_bins=MELS, stride=self.front.stride, **common
-            )
-        extractor.save_pretrained(folder)
+        with quiet():  # Whisper's encoder stands alone here, and not behind the names of the model it was read from
+            original = self.family != "whisper"
+            copy.deepcopy(self.model).half().save_pretrained(folder, save_original_format=original)
+        save_front_end(self.front, folder)
 
     @torch.no_grad()
     def features(self, waveforms: Sequence[Waveform]) -> list[Tensor]:
         """Waveforms [N] at 16 kHz -> features [N // hop, D] of each, fp32, on the CPU."""
-        found = [torch.zeros(0, self.dim) for _ in waveforms]
-        frames = [self.front.frames(len(waveform)) for waveform in waveforms]
-        inputs = [encoder_input(w, self.front) if t else None for w, t in zip(waveforms, frames, strict=True)]
-        for rows in self._batches([len(waveform) for waveform in waveforms], frames):
-            hidden = self._forward([x for row in rows if (x := inputs[row]) is not None])
-            for place, row in enumerate(rows):
-                found[row] = hidden[place, : frames[row]].float().cpu()
-                assert len(found[row]) == frames[row]
+        found = [torch.zeros(self.front.frames(len(waveform)), self.dim) for waveform in waveforms]
+        for rows in self._batches([len(waveform) for waveform in waveforms]):
+            heard = [waveforms[row][: self.front.longest or None] for row in rows]
+            hidden = self._forward([encoder_input(waveform, self.front) for waveform in heard])
+            for frames, row in zip(hidden, rows, strict=True):
+                found[row].copy_(frames[: len(found[row])])
+        for row, waveform in enumerate(waveforms):
+            if len(waveform) >= self.window_samples + self.hop:
+                begin = 0
+                for piece in self.pieces(waveform):
+                    found[row][begin : begin + len(piece)] = piece
+                    begin += len(piece)
         return found
 
-    def _batches(self, samples: Sequence[int], frames: Sequence[int]) -> Iterator[list[int]]:
+    @torch.no_grad()
+    def pieces(self, waveform: Waveform) -> Iterator[Tensor]:
+        """The frames of a waveform [N] at 16 kHz in order, as [t, D] a window; holds no more than a batch of windows.
+
+        Normalised by the moments of all of it, the group norm of the first convolution as well.
+        """
+        window, frames = self.window_samples // self.hop, self.front.frames(len(waveform))
+        overlap = min(int(self.windows.overlap * SAMPLE_RATE) // self.hop, window // 2)
+        moments = moments_of(waveform, self.front)
+        whole = self._padding.moments(unit_variance(part, moments) if moments else part for part in parts_of(waveform))
+        waiting = iter(spans(frames, window, overlap))
+        together = max(1, self.batch_samples // self.window_samples)
+        while batch := list(islice(waiting, together)):
+            heard = [encoder_input(self._samples(waveform, span, frames), self.front, moments) for span in batch]
+            for span, hidden in zip(batch, self._forward(heard, whole), strict=True):
+                yield hidden[span.first - span.begin : span.last - span.begin]
+
+    def _samples(self, waveform: Waveform, span: Span, frames: int) -> Waveform:
+        end = len(waveform) if span.end == frames and not self.front.longest else span.end * self.hop
+        return waveform[span.begin * self.hop : end]
+
+    def _batches(self, samples: Sequence[int]) -> Iterator[list[int]]:
+        """Rows of about one length that are heard together: those of a frame to a window."""
         batch: list[int] = []
-        for row in sorted((row for row in range(len(samples)) if frames[row]), key=lambda row: samples[row]):
-            full = samples[row] * (len(batch) + 1) > self.batch_samples
-            if batch and (full or (self.equal_lengths and samples[row] != samples[batch[0]])):
+        short = range(self.hop, self.window_samples + self.hop)
+        for row in sorted((row for row, count in enumerate(samples) if count in short), key=samples.__getitem__):
+            if batch and (self.front.longest or samples[row]) * (len(batch) + 1) > self.batch_samples:
                 yield batch
                 batch = []
             batch.append(row)
         if batch:
             yield batch
 
-    def _forward(self, inputs: Sequence[NDArray[np.float32]]) -> Tensor:
-        device = self.model.device
-        lengths = torch.tensor([len(x) for x in inputs])
-        padded = torch.zeros(len(inputs), int(lengths.max()), *inputs[0].shape[1:])
+    def _forward(self, inputs: Sequence[NDArray[np.float32]], whole: Moments | None = None) -> Tensor:
+        """Inputs [n, ...] of several lengths n -> hidden states [B, T, D] of the layer, fp32, on the CPU.
+
+        Args:
+            whole: what the group norm takes for the moments of each row; None: the row's own.
+        """
+        lengths = [len(x) for x in inputs]
+        padded = torch.zeros(len(inputs), max(lengths), *inputs[0].shape[1:])
         for row, x in enumerate(inputs):
             padded[row, : len(x)] = torch.from_numpy(x)
-        mask = None
-        if int(lengths.min()) < int(lengths.max()):
-            mask = (torch.arange(padded.shape[1])[None] < lengths[:, None]).long().to(device)
+        self._padding.lengths = lengths if min(lengths) < max(lengths) else None
+        self._padding.whole = whole
         kept: list[Tensor] = []
-        encoder: Any = self.model.encoder
-        block = encoder.layers[max(0, self.layer - 1)]
+        hook = self._listen(kept)
+        try:
+            with self._arithmetic():
+                self._hear(padded.to(self.model.device), self._padding.lengths)
+        finally:
+            hook.remove()
+            self._padding.lengths = self._padding.whole = None
+        return kept[0].float().cpu()
+
+    def _hear(self, padded: Tensor, lengths: list[int] | None) -> None:
+        """Runs the model over a batch [B, n, ...]; `lengths` of its rows where they differ."""
+        mask = None
+        if lengths is not None:
+            mask = (torch.arange(padded.shape[1])[None] < torch.tensor(lengths)[:, None]).long().to(padded.device)
+        self.model(padded, attention_mask=mask)
+
+    @property
+    def _blocks(self) -> Any:
+        return getattr(self.model, "encoder", self.model).layers
+
+    def _listen(self, kept: list[Tensor]) -> Any:
+        block = self._blocks[max(0, self.layer - 1)]
 
         def enters(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             kept.append(given[0] if given else named["hidden_states"])
@@ -185,44 +220,36 @@ class Encoder:
         def leaves(_: Any, __: Any, out: Any) -> None:
             kept.append(out[0] if isinstance(out, tuple) else out)
 
-        hook = (
-            block.register_forward_hook(leaves)
-            if self.layer
-            else block.register_forward_pre_hook(enters, with_kwargs=True)
-        )
-        try:
-            self.model(padded.to(device), attention_mask=mask)
-        finally:
-            hook.remove()
-        return kept[0]
+        if self.layer:
+            return block.register_forward_hook(leaves)
+        return block.register_forward_pre_hook(enters, with_kwargs=True)
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        """bf16: products of matrices and convolutions; sums, norms and softmax stay in fp32."""
+        if self.dtype == "fp32":
+            return nullcontext()
+        return torch.autocast(self.model.device.type, torch.bfloat16)
 
 
-def _read(name: str | Path, what: str, read: Any) -> Any:
-    try:
-        with quiet():
-            return read()
-    except UNREADABLE as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{name} is not a speech encoder that can be read ({what}): {lines[0]}") from None
+def round_weights(module: torch.nn.Module) -> None:
+    """To float16 and back, in place.
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+    """
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            rounded = value.half().float()
+            if not rounded.isfinite().all():
+                raise ValueError(f"weight {name} of the encoder does not fit float16")
+            value.copy_(rounded)
 
 
-def _front_end(name: str | Path, config: Any) -> FrontEnd:
-    """The way in, from preprocessor_config.json."""
-    what = "preprocessor_config.json"
-    if config.model_type == "wav2vec2-bert":
-        mels = _read(name, what, lambda: SeamlessM4TFeatureExtractor.from_pretrained(name))
-        _check_rate(name, mels.sampling_rate)
-        if (mels.num_mel_bins, mels.stride * MELS) != (MELS, config.feature_projection_input_dim):
-            raise ValueError(
-                f"{name}: {mels.stride} x {mels.num_mel_bins} filterbanks do not make the "
-                f"{config.feature_projection_input_dim} inputs of the encoder"
-            )
-        return filterbank_front_end(mels.stride)
-    waves = _read(name, what, lambda: Wav2Vec2FeatureExtractor.from_pretrained(name))
-    _check_rate(name, waves.sampling_rate)
-    return wave_front_end(config.conv_kernel, config.conv_stride, bool(waves.do_normalize))
-
-
-def _check_rate(name: str | Path, rate: int) -> None:
-    if rate != SAMPLE_RATE:
-        raise ValueError(f"{name} hears {rate} Hz; encoders of {SAMPLE_RATE} Hz are supported")
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies in bf16 itself, and not by way of fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if hasattr(torch.cpu, "get_capabilities"):
+        can = torch.cpu.get_capabilities()
+        return any(can.get(key, False) for key in ("avx512_bf16", "amx_bf16", "bf16"))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

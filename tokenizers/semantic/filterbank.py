@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.waveform import Waveform
 
 SAMPLE_RATE = 16_000
@@ -71,13 +72,15 @@ def log_mels(waveform: Waveform) -> Frames:
     return np.asarray(np.log(np.maximum(FLOOR, power @ _mel_filters())), dtype=np.float32)
 
 
-def normalise(mels: Frames) -> Frames:
-    """Zero mean and unit variance of each mel over the clip."""
-    if len(mels) < 2:  # one frame has no variance
+def normalise(mels: Frames, moments: Moments | None = None) -> Frames:
+    """Zero mean and unit variance of each mel over the clip, or by the `moments` of what the clip is a window of."""
+    if moments is not None:
+        mean, variance = moments.mean, moments.variance(correction=1)
+    elif len(mels) < 2:  # one frame has no variance
         return np.zeros_like(mels)
-    variance = mels.var(axis=0, ddof=1, dtype=np.float64)
-    scaled = (mels - mels.mean(axis=0, dtype=np.float64)) / np.sqrt(variance + 1e-7)
-    return np.asarray(scaled, dtype=np.float32)
+    else:
+        mean, variance = mels.mean(axis=0, dtype=np.float64), mels.var(axis=0, ddof=1, dtype=np.float64)
+    return np.asarray((mels - mean) / np.sqrt(variance + 1e-7), dtype=np.float32)
 
 
 def stack(frames: Frames, stride: int) -> Frames:

@@ -1,27 +1,32 @@
 """Fitting semantic tokens: k-means over the features of an encoder, in a stream, so that any corpus fits in memory.
 
     clips --shuffled--> encoder features --standardise--> buffers of frames, shuffled --> MiniBatchKMeans
-          first buffer: k-means++ start      every buffer: one step      last pass: usage, dead centroids moved
+          several processes      one consumer, in order      after each: semantic.run/
+          last pass: usage; centroids that no frame is nearest to are moved
 
-The folder that comes out is whole: encoder, centroids, record. Knows no text.
+A fit that was killed goes on from there, bit for bit. The folder that comes out is whole: encoder, centroids, record.
+Knows no text.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass as record
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from triptych.tokenizers.clips import Clips
-from triptych.tokenizers.semantic.encoder import Encoder
-from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, standardised, to_rate
+from triptych.tokenizers.semantic.encoder import Dtype, Encoder
+from triptych.tokenizers.semantic.means import StreamMeans
+from triptych.tokenizers.semantic.means_run import MeansRun, Position
+from triptych.tokenizers.semantic.stream import Frames, Heard
+from triptych.tokenizers.semantic.survey import Progress, Survey, settle
+from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, weights_digest
+from triptych.tokenizers.semantic.windows import Windows
 from triptych.training.config import STRICT
-from triptych.training.files import refuse_existing, write_json
+from triptych.training.files import fingerprint_of, refuse_existing, write_json
 
 MOST_CLUSTERS = 2**16
 """ids are stored as uint16"""
@@ -32,13 +37,21 @@ class SemanticFitConfig:
     """How semantic tokens are fitted."""
 
     encoder: str
-    """folder of a transformers checkpoint, or hub id: wav2vec2, hubert, wavlm or wav2vec2-bert"""
+    """folder or hub id of a transformers checkpoint (wav2vec2, hubert, wavlm, …), or a checkpoint file of fairseq2"""
+    backend: Literal["transformers", "fairseq2"] = "transformers"
+    """what reads and hears it; fairseq2 needs an environment of its own (docs/fairseq2.md)"""
     layer: int = 3
     """hidden_states[k]: 0 enters the first block, k leaves block k"""
     clusters: int = 512
     """entries of the alphabet"""
     standardise: bool = True
     """features to zero mean and unit variance over each clip: takes most of the speaker out"""
+    window_seconds: float = Windows.seconds
+    """seconds; longer recordings are heard in windows of this length (Whisper: 30 at most)"""
+    overlap_seconds: float = Windows.overlap
+    """seconds that neighbouring windows share"""
+    dtype: Dtype = "fp32"
+    """of the encoder's products: bf16 is faster where the processor has it, and refused where it has not"""
     passes: int = 3
     """over the clips"""
     buffer_frames: int = 50_000
@@ -51,8 +64,14 @@ class SemanticFitConfig:
     """of all draws"""
     memory_gb: float = 2.0
     """features up to this size are kept, so that later passes need no encoder"""
+    workers: int = 0
+    """processes that make features, one thread each; 0: this one; any number gives the same tokens as 1"""
     device: str = "cpu"
     """where the encoder runs: cpu or cuda"""
+
+
+FREE_KEYS = ("encoder", "memory_gb", "workers", "device")
+"""may change when a fit is resumed; the encoder is known by its weights"""
 
 
 @record(frozen=True)
@@ -67,8 +86,14 @@ class FitReport:
     """bits an id; log2 of the alphabet's size at most"""
     inertia: float
     """mean squared distance to the nearest centroid, a feature"""
+    variance: float
+    """mean squared distance to the mean of all frames, a feature: what one cluster would leave"""
+    inertia_by_pass: tuple[float, ...]
+    """mean over the buffers of each pass, as the centroids moved"""
+    revived: int
+    """dead centroids that were moved in the stream"""
     moved: int
-    """centroids that no frame was nearest to, moved to a frame that none was near"""
+    """centroids that no frame was nearest to at the end, moved to a frame that none was near"""
 
 
 def fit_semantic(
@@ -76,32 +101,99 @@ def fit_semantic(
     folder: Path,
     config: SemanticFitConfig,
     *,
-    progress: Callable[[str, int, int], None] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> FitReport:
     """Fits centroids on `clips` and writes the tokenizer to `folder`, with report.json beside.
 
     Args:
+        resume: goes on from `folder`.run where there is one.
         progress: called with what is done, clips done and clips in all.
     Raises:
-        ValueError: a folder in the way, too few frames, or no such encoder.
+        ValueError: a folder in the way, too few frames, no such encoder, or a run with other settings.
     """
     refuse_existing(folder)
     if not 2 <= config.clusters <= MOST_CLUSTERS:
         raise ValueError(f"clusters = {config.clusters}: choose 2 to {MOST_CLUSTERS}")
-    encoder = Encoder.load(config.encoder, config.layer, device=config.device)
+    encoder = open_encoder(config)
     encoder.round()  # to the precision that is shipped, before anything is fitted to it
     chosen = draw_clips(clips, config.max_hours, config.seed)
-    heard = Heard(clips, encoder, config)
-    centroids = stream_means(heard, chosen, config, progress)
-    centroids, moved = mend(heard, chosen, centroids, progress)
+    heard = Heard(clips, encoder, standardise=config.standardise, workers=config.workers, memory_gb=config.memory_gb)
+    run = MeansRun(folder.with_name(folder.name + ".run"), run_fingerprint(config, encoder, clips, chosen))
+    means = StreamMeans(config.clusters, config.batch_frames, config.seed)
+    position = run.resume(means) if resume else run.begin()
+    position = stream_means(means, heard, chosen, config, run, position, progress)
+    centroids, survey, moved = settle(heard, chosen, means.centroids, progress)
     tokenizer = SemanticTokenizer(
         encoder, torch.from_numpy(centroids), standardise=config.standardise, source=Path(config.encoder).name
     )
-    report = measure(heard, chosen, tokenizer, moved, progress)
+    report = report_of(survey, position, moved)
     tokenizer.save(folder)
     said = {**asdict(config), "encoder": Path(config.encoder).name}  # a path of this machine is nobody else's business
     write_json(folder / "report.json", {**asdict(report), "config": said})
+    run.remove()
     return report
+
+
+def open_encoder(config: SemanticFitConfig) -> Encoder:
+    """The encoder that a config names.
+
+    Raises:
+        ValueError: there is none, or it cannot be used here; one line.
+    """
+    kind = Encoder
+    if config.backend == "fairseq2":
+        from triptych.tokenizers.semantic.fairseq2_backend import Fairseq2Encoder
+
+        kind = Fairseq2Encoder
+    windows = Windows(config.window_seconds, config.overlap_seconds)
+    return kind.load(config.encoder, config.layer, device=config.device, windows=windows, dtype=config.dtype)
+
+
+def stream_means(
+    means: StreamMeans,
+    heard: Heard,
+    chosen: list[int],
+    config: SemanticFitConfig,
+    run: MeansRun,
+    position: Position,
+    progress: Progress | None,
+) -> Position:
+    """Steps over `passes` shuffles of the clips, from `position` on; the run holds the state after each buffer."""
+    order = [
+        chosen[i]
+        for turn in range(config.passes)
+        for i in np.random.default_rng((config.seed, 2, turn)).permutation(len(chosen))
+    ]
+    while position.clips < len(order):
+        turn = position.clips // len(chosen)
+        kept: list[Frames] = []
+        for frames in heard(order[position.clips : (turn + 1) * len(chosen)]):
+            kept.append(frames)
+            clips = position.clips + len(kept)
+            if progress:
+                progress("k-means", clips, len(order))
+            if sum(map(len, kept)) >= config.buffer_frames or clips == (turn + 1) * len(chosen):
+                position = position.after(len(kept), turn, means.step(np.concatenate(kept)))
+                run.save(means, position)
+                kept = []
+    return position
+
+
+def report_of(survey: Survey, position: Position, moved: int) -> FitReport:
+    """Usage, entropy and inertia of the finished centroids."""
+    total = max(1, survey.frames)
+    share = survey.counts[survey.counts > 0] / total
+    return FitReport(
+        frames=survey.frames,
+        usage=float((survey.counts > 0).mean()),
+        entropy=float(-(share * np.log2(share)).sum()),
+        inertia=survey.squared / total / survey.dim,
+        variance=float(survey.moments.variance().mean()),
+        inertia_by_pass=tuple(total / buffers for total, buffers in position.inertia),
+        revived=position.revived,
+        moved=moved,
+    )
 
 
 def draw_clips(clips: Clips, max_hours: float, seed: int) -> list[int]:
@@ -113,113 +205,8 @@ def draw_clips(clips: Clips, max_hours: float, seed: int) -> list[int]:
     return [int(i) for i in order[: max(1, int(np.searchsorted(hours, max_hours, side="right")))]]
 
 
-class Heard:
-    """Features [T, D] of clips, computed when they are asked for, and kept while they fit."""
-
-    def __init__(self, clips: Clips, encoder: Encoder, config: SemanticFitConfig) -> None:
-        self._clips, self._encoder, self._standardise = clips, encoder, config.standardise
-        self._kept: dict[int, NDArray[np.float32]] = {}
-        self._free = int(config.memory_gb * 2**30)
-
-    def __getitem__(self, index: int) -> NDArray[np.float32]:
-        if index in self._kept:
-            return self._kept[index]
-        frames = self._encoder.features([to_rate(self._clips.waveform(index), self._clips.sample_rate)])[0]
-        found = (standardised(frames) if self._standardise else frames).numpy()
-        if found.nbytes <= self._free:
-            self._kept[index] = found
-            self._free -= found.nbytes
-        return found
-
-
-def stream_means(
-    heard: Heard,
-    chosen: list[int],
-    config: SemanticFitConfig,
-    progress: Callable[[str, int, int], None] | None,
-) -> NDArray[np.float32]:
-    """[K, D] by mini-batch k-means (Sculley 2010) over `passes` shuffles of the clips."""
-    from sklearn.cluster import MiniBatchKMeans
-
-    means: Any = MiniBatchKMeans(
-        config.clusters, init="k-means++", n_init=1, batch_size=config.batch_frames, random_state=config.seed
-    )
-    generator = np.random.default_rng((config.seed, 1))
-    kept: list[NDArray[np.float32]] = []
-    done = held = 0
-    for _ in range(config.passes):
-        order = [chosen[i] for i in generator.permutation(len(chosen))]
-        for index in order:
-            kept.append(heard[index])
-            held += len(kept[-1])
-            done += 1
-            if progress:
-                progress("k-means", done, config.passes * len(chosen))
-            if held >= config.buffer_frames or done == config.passes * len(chosen):
-                _steps(means, np.concatenate(kept), config, generator)
-                kept, held = [], 0
-    return np.asarray(means.cluster_centers_, dtype=np.float32)
-
-
-def _steps(means: Any, frames: NDArray[np.float32], config: SemanticFitConfig, generator: np.random.Generator) -> None:
-    started = hasattr(means, "cluster_centers_")
-    if not started and len(frames) < config.clusters:
-        raise ValueError(
-            f"{len(frames)} frames are too few for {config.clusters} clusters: give more clips, or a smaller clusters="
-        )
-    frames = frames[generator.permutation(len(frames))]
-    size = config.batch_frames if started else max(config.batch_frames, 3 * config.clusters)
-    for begin in range(0, len(frames), size):
-        means.partial_fit(frames[begin : begin + size])
-
-
-def mend(
-    heard: Heard,
-    chosen: list[int],
-    centroids: NDArray[np.float32],
-    progress: Callable[[str, int, int], None] | None,
-) -> tuple[NDArray[np.float32], int]:
-    """Moves each centroid that no frame is nearest to onto one of the frames that lie farthest from all of them."""
-    counts = np.zeros(len(centroids), dtype=np.int64)
-    far: list[tuple[float, NDArray[np.float32]]] = []
-    for done, index in enumerate(chosen, 1):
-        frames = heard[index]
-        if len(frames):
-            distance = np.square(centroids).sum(axis=1) - 2 * frames @ centroids.T
-            counts += np.bincount(distance.argmin(axis=1), minlength=len(centroids))
-            lost = distance.min(axis=1) + np.square(frames).sum(axis=1)
-            far.append((float(lost.max()), frames[lost.argmax()]))  # one a clip, so that they differ
-        if progress:
-            progress("dead centroids", done, len(chosen))
-    dead = np.flatnonzero(counts == 0)
-    far.sort(key=lambda pair: -pair[0])
-    for place, (_, frame) in zip(dead, far, strict=False):
-        centroids[place] = frame
-    return centroids, min(len(dead), len(far))
-
-
-def measure(
-    heard: Heard,
-    chosen: list[int],
-    tokenizer: SemanticTokenizer,
-    moved: int,
-    progress: Callable[[str, int, int], None] | None,
-) -> FitReport:
-    """Usage and entropy of the finished tokenizer."""
-    counts = np.zeros(tokenizer.spec.size, dtype=np.int64)
-    squared = 0.0
-    for done, index in enumerate(chosen, 1):
-        frames = torch.from_numpy(heard[index])
-        ids = tokenizer.assign(frames)
-        counts += np.bincount(ids, minlength=len(counts))
-        squared += float((frames - tokenizer.centroids[ids.astype(np.int64)]).square().sum())
-        if progress:
-            progress("usage", done, len(chosen))
-    share = counts[counts > 0] / max(1, counts.sum())
-    return FitReport(
-        frames=int(counts.sum()),
-        usage=float((counts > 0).mean()),
-        entropy=float(-(share * np.log2(share)).sum()),
-        inertia=squared / max(1, int(counts.sum())) / tokenizer.encoder.dim,
-        moved=moved,
-    )
+def run_fingerprint(config: SemanticFitConfig, encoder: Encoder, clips: Clips, chosen: list[int]) -> str:
+    """Over all that decides where a fit leads."""
+    kept = {key: value for key, value in asdict(config).items() if key not in FREE_KEYS}
+    weights = weights_digest(encoder.model.state_dict())
+    return fingerprint_of({"config": kept, "weights": weights, "clips": [clips.name(i) for i in chosen]})

@@ -2,18 +2,25 @@
 
     filterbanks   [N] -> [N // 160, 80] -> normalise each mel -> stack            padding (400 - 160) / 2 on each side
     convolutions  [N] -> zero mean, unit variance -> [N + 2 * padding]            padding (window - hop) / 2
+    Whisper       [N] -> silence up to 30 s -> log-mel [mels, 3000]               frame t begins at sample 320 * t
 
-Knows no weights.
+A window of a longer recording is normalised with the moments of the whole one. Knows no weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triptych.tokenizers.semantic import filterbank
+from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.waveform import Waveform
+
+PART_SAMPLES = 10 * filterbank.SAMPLE_RATE
+"""of a long recording, looked at together for its moments; a whole number of filterbank frames"""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class FrontEnd:
     """samples of silence on each side"""
     normalise: bool = True
     """over the clip: each mel, or the samples (do_normalize)"""
+    mels: int = 0
+    """of Whisper's log-mel spectrogram; 0: another way in"""
+    longest: int = 0
+    """samples that are always heard, silence where there are fewer (Whisper: 30 s); 0: as many as there are"""
 
     @property
     def hop(self) -> int:
@@ -65,11 +76,61 @@ def wave_front_end(kernels: Sequence[int], strides: Sequence[int], normalise: bo
     return FrontEnd(wave=True, stride=hop // filterbank.HOP, padding=(window - hop) // 2, normalise=normalise)
 
 
-def encoder_input(waveform: Waveform, front: FrontEnd) -> NDArray[np.float32]:
-    """[N] at 16 kHz -> [N // hop, 80 * stride] filterbanks, or [N + 2 * padding] samples."""
+def whisper_front_end(mels: int, positions: int) -> FrontEnd:
+    """Whisper's two convolutions, of hops 1 and 2, give each of its `positions` a frame of 20 ms."""
+    stride = 2
+    return FrontEnd(
+        wave=False, stride=stride, padding=0, normalise=False, mels=mels, longest=positions * stride * filterbank.HOP
+    )
+
+
+def moments_of(waveform: Waveform, front: FrontEnd) -> Moments | None:
+    """What a long recording [N] is normalised with, found without holding a second copy; None: by nothing."""
+    if not front.normalise:
+        return None
+    moments = Moments(1 if front.wave else filterbank.MELS)
+    for part in parts_of(waveform):
+        moments.add(part[:, None] if front.wave else filterbank.log_mels(part))
+    return moments
+
+
+def parts_of(waveform: Waveform) -> Iterator[Waveform]:
+    """A long recording [N] piece by piece; views, no copies."""
+    for begin in range(0, len(waveform), PART_SAMPLES):
+        yield waveform[begin : begin + PART_SAMPLES]
+
+
+def encoder_input(waveform: Waveform, front: FrontEnd, moments: Moments | None = None) -> NDArray[np.float32]:
+    """[N] at 16 kHz -> [N // hop, 80 * stride] filterbanks, [N + 2 * padding] samples, or [mels, 3000] for Whisper.
+
+    Args:
+        moments: of the recording that `waveform` is a window of; None: it is whole.
+    """
+    if front.mels:
+        return whisper_mels(waveform, front)
     if not front.wave:
         mels = filterbank.log_mels(waveform)
-        return filterbank.stack(filterbank.normalise(mels) if front.normalise else mels, front.stride)
+        return filterbank.stack(filterbank.normalise(mels, moments) if front.normalise else mels, front.stride)
     if front.normalise:
-        waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+        waveform = unit_variance(waveform, moments)
     return np.pad(waveform, front.padding).astype(np.float32)
+
+
+def unit_variance(waveform: Waveform, moments: Moments | None = None) -> Waveform:
+    """[N] -> [N], by its own mean and variance or those of what it is a window of (do_normalize)."""
+    mean, variance = (waveform.mean(), waveform.var()) if moments is None else (moments.mean, moments.variance())
+    return np.asarray((waveform - mean) / np.sqrt(variance + 1e-7), dtype=np.float32)
+
+
+def whisper_mels(waveform: Waveform, front: FrontEnd) -> NDArray[np.float32]:
+    """[N] -> [mels, 3000]: log10 power, cut 8 below the loudest, as Whisper was trained."""
+    assert len(waveform) <= front.longest, (len(waveform), front.longest)
+    heard = _whisper_extractor(front)(waveform, sampling_rate=filterbank.SAMPLE_RATE, return_tensors="np")
+    return np.asarray(heard["input_features"][0], dtype=np.float32)
+
+
+@cache
+def _whisper_extractor(front: FrontEnd) -> Any:
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperFeatureExtractor(feature_size=front.mels, chunk_length=front.longest // filterbank.SAMPLE_RATE)

@@ -1,14 +1,19 @@
-"""Masked prediction with CTC beside it: the trainee that the training loop drives.
+"""Masked prediction with CTC and invariance beside it: the trainee that the training loop drives.
 
     inputs ──projection──▶ hidden, masked frames replaced by one vector ──blocks──▶ cluster logits [B, T, K]
-                                                             └ block `ctc_layer` ──▶ CTC [B, T * ctc_steps, classes + 1]
+                                                │            └ block `ctc_layer` ──▶ CTC [B, T * ctc_steps, classes + 1]
+                                       block `token_layer` ──▶ standardised over the clip ─┐
+    clean   ──the same encoder, nothing masked, no gradient──▶ standardised over the clip ─┴▶ 1 - correlation
 
 HuBERT (Hsu et al. 2021) with clusters of MFCCs first; CTC (Graves et al. 2006) makes the features know phonemes. The
-hooks work on any of transformers' encoders, so that what is saved is the bare encoder. Knows no clips and no files.
+hooks work on any of transformers' encoders, so that what is saved is the bare encoder. The last line is why tokens stay
+the same under noise or another voice: k-means sees exactly those standardised features, and since their variance is
+fixed, they cannot agree by becoming nothing. Knows no clips and no files.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +37,10 @@ class LossWeights:
     """hidden_states[k] that CTC reads; none: the last"""
     ctc_steps: int
     """CTC steps a frame"""
+    invariance: float = 0.0
+    """of 1 - the correlation between the features of a changed clip and those of the clean one"""
+    token_layer: int | None = None
+    """hidden_states[k] whose features are held together; none: the last"""
 
 
 class MaskedPrediction(nn.Module):
@@ -48,11 +57,13 @@ class MaskedPrediction(nn.Module):
         self.cluster_head = nn.Linear(dim, clusters)
         self.ctc_head = nn.Linear(dim, weights.ctc_steps * (text_classes + 1)) if text_classes else None
         self._masked: Tensor | None = None
-        self._ctc_hidden: Tensor | None = None
+        self._kept: dict[int, Tensor] = {}
         body: Any = self.encoder
         body.feature_projection.register_forward_hook(self._cover)
         self.ctc_layer = architecture.layers if weights.ctc_layer is None else weights.ctc_layer
-        body.encoder.layers[self.ctc_layer - 1].register_forward_hook(self._keep)
+        self.token_layer = architecture.layers if weights.token_layer is None else weights.token_layer
+        for layer in {self.ctc_layer, self.token_layer}:
+            body.encoder.layers[layer - 1].register_forward_hook(partial(self._keep, layer))
 
     def _cover(self, _: nn.Module, __: Any, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
@@ -60,11 +71,11 @@ class MaskedPrediction(nn.Module):
             hidden = torch.where(self._masked[..., None], self.mask_vector.to(hidden.dtype), hidden)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    def _keep(self, _: nn.Module, __: Any, output: Any) -> None:
-        self._ctc_hidden = output[0] if isinstance(output, tuple) else output
+    def _keep(self, layer: int, _: nn.Module, __: Any, output: Any) -> None:
+        self._kept[layer] = output[0] if isinstance(output, tuple) else output
 
-    def forward(self, batch: Batch, *, masked: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Cluster logits [B, T, K], and CTC log-probabilities [B, T * ctc_steps, classes + 1]."""
+    def hidden(self, batch: Batch, *, masked: bool = True) -> dict[int, Tensor]:
+        """[B, T, D] that leaves the layers of CTC and of tokens, by layer; -1: the encoder's last hidden state."""
         device = self.mask_vector.device
         attention = batch.valid
         if len(batch.samples):
@@ -74,15 +85,26 @@ class MaskedPrediction(nn.Module):
             hidden = self.encoder(batch.inputs.to(device), attention_mask=attention.long().to(device)).last_hidden_state
         finally:
             self._masked = None
-        below, self._ctc_hidden = self._ctc_hidden, None
-        if self.ctc_head is None or below is None:
-            return self.cluster_head(hidden), None
+        kept, self._kept = self._kept, {}
+        return {**kept, -1: hidden}
+
+    def forward(self, batch: Batch, *, masked: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Cluster logits [B, T, K], and CTC log-probabilities [B, T * ctc_steps, classes + 1]."""
+        return self.heads(self.hidden(batch, masked=masked))
+
+    def heads(self, hidden: Mapping[int, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """What `forward` says, of hidden states that are there."""
+        logits = self.cluster_head(hidden[-1])
+        if self.ctc_head is None:
+            return logits, None
+        below = hidden[self.ctc_layer]
         steps = self.ctc_head(below).float().reshape(below.shape[0], -1, self.blank + 1)
-        return self.cluster_head(hidden), steps.log_softmax(dim=-1)
+        return logits, steps.log_softmax(dim=-1)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """Cross-entropy of masked (and, weakly, visible) frames, plus `ctc_weight` times CTC a text token."""
-        logits, steps = self(batch)
+        """Cross-entropy of masked (and, weakly, visible) frames, plus the weighted losses of CTC and of invariance."""
+        hidden = self.hidden(batch)
+        logits, steps = self.heads(hidden)
         device = logits.device
         targets, valid, masked = (x.to(device) for x in (batch.targets, batch.valid, batch.masked))
         entropy = nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
@@ -96,7 +118,29 @@ class MaskedPrediction(nn.Module):
             ctc = self.ctc_loss(steps, batch)
             metrics["ctc_loss"] = ctc.detach()
             loss = loss + self.weights.ctc * ctc
+        if batch.clean is not None:
+            apart = self.invariance_loss(hidden[self.token_layer], batch)
+            metrics["invariance_loss"] = apart.detach()
+            loss = loss + self.weights.invariance * apart
         return loss, {**metrics, "targets": float(valid.sum())}
+
+    def invariance_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Mean over the visible frames and the features of half the squared distance to the clean view's, both
+        standardised over the clip as tokens are: 1 - their correlation; 0 if they agree, 1 if they do not know of each
+        other. The clean view is the teacher: no dropout, no gradient."""
+        assert batch.clean is not None
+        assert batch.clean_frames is not None
+        training = self.encoder.training
+        self.encoder.eval()
+        with torch.no_grad():
+            clean = self.hidden(batch.clean, masked=False)[self.token_layer]
+        self.encoder.train(training)
+        device = hidden.device
+        valid, visible = batch.valid.to(device), (batch.valid & ~batch.masked).to(device)
+        wanted = over_clip(clean, batch.clean.valid.to(device))
+        place = batch.clean_frames.to(device)[..., None].expand(-1, -1, wanted.shape[2])
+        distance = (over_clip(hidden, valid) - wanted.gather(1, place)).square().mean(dim=2) / 2
+        return (distance * visible).sum() / visible.sum().clamp(min=1)
 
     def ctc_loss(self, steps: Tensor, batch: Batch) -> Tensor:
         """Mean over the rows with text, each divided by its number of tokens."""
@@ -110,6 +154,15 @@ class MaskedPrediction(nn.Module):
             batch.text_lengths[rows],
             blank=self.blank,
         )
+
+
+def over_clip(hidden: Tensor, valid: Tensor) -> Tensor:
+    """[B, T, D] with zero mean and unit variance of each feature over the valid frames of each row, fp32."""
+    hidden, count = hidden.float(), valid.sum(dim=1).clamp(min=1)[:, None, None]
+    hidden = hidden * valid[..., None]
+    centred = (hidden - hidden.sum(dim=1, keepdim=True) / count) * valid[..., None]
+    variance = centred.square().sum(dim=1, keepdim=True) / count
+    return centred / (variance + 1e-5).sqrt()
 
 
 def phone_errors(steps: Tensor, batch: Batch, blank: int, ctc_steps: int) -> tuple[int, int]:

@@ -1,17 +1,15 @@
-"""Training a speech encoder of one's own: masked prediction of clusters (HuBERT), with CTC beside it where text is.
+"""Training a speech encoder of one's own: masked prediction of clusters (HuBERT) or of random projections (BEST-RQ),
+with CTC beside it where text is, and features that stay the same under changes a listener would forgive.
 
     clips ──▶ filterbanks ──augment, mask──▶ encoder ──▶ block `ctc_layer` ──▶ CTC on text tokens
-                 │                                  └──▶ last block ──▶ cluster id of each masked frame
-                 └── MFCCs (or an earlier encoder's features) ──k-means──▶ cluster ids
+                 │                              │   ├──▶ last block ──▶ id of each masked frame
+                 │                              │   └──▶ block `token_layer` ─┐ 1 - correlation
+                 ├── as they are ───────────────┘        of the clean view  ──┘
+                 ├── MFCCs (or an earlier encoder's features) ──k-means──▶ ids
+                 └── random matrix ──nearest random vector──▶ ids, the alternative
 
-The result is an ordinary transformers folder:
-
-    encoder/
-      config.json  preprocessor_config.json  model.safetensors (float16)    AutoModel.from_pretrained reads them
-      ctc.safetensors  ctc.json                                             the CTC head, for probes
-      run/                                                                  the run folder of the training loop
-
-Knows no language model.
+`encoder_folder.py` writes the result, an ordinary transformers folder with the run folder in it. Knows no language
+model.
 """
 
 import json
@@ -19,24 +17,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import dataclass as record_class
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
-from safetensors.torch import save_file
 
 from triptych.tokenizers.clips import Clips
-from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, front_end, save_front_end
+from triptych.tokenizers.semantic.architecture import Architecture, front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
+from triptych.tokenizers.semantic.buckets import Buckets
 from triptych.tokenizers.semantic.ctc import TextClasses
-from triptych.tokenizers.semantic.encoder import quiet
+from triptych.tokenizers.semantic.encoder_folder import start_from, write_encoder
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, phone_errors
-from triptych.tokenizers.semantic.pretrain_data import Batch, Buckets, Shelf, collate, fill_shelf, held_out, summary
-from triptych.tokenizers.semantic.targets import make_targets
+from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, held_out, summary
+from triptych.tokenizers.semantic.targets import Recipe, Targets, has_targets, keep_targets, kept_targets, make_targets
 from triptych.training.config import STRICT, TrainingConfig
-from triptych.training.files import atomic_file, write_json
+from triptych.training.distributed import rank, ranks, wait_for_all, world
 from triptych.training.loop import train
 from triptych.training.run import RunFolder
 
@@ -50,10 +48,16 @@ class EncoderFitConfig:
 
     architecture: Architecture = Architecture()
     """family and sizes"""
+    init: str | None = None
+    """an encoder (folder) of the same architecture whose weights are the start; none: random ones"""
+    targets: Literal["kmeans", "best-rq"] = "kmeans"
+    """what masked frames are predicted as: clusters, or nearest vectors of a random projection, which fits nothing"""
     clusters: int = 128
-    """k-means ids that masked frames are predicted as"""
+    """ids of those targets; BEST-RQ was published with 8192"""
+    projection_dim: int = 16
+    """numbers that the random projection keeps of a frame; best-rq alone"""
     targets_from: str | None = None
-    """an earlier encoder (folder or hub id) whose features are clustered; none: MFCCs"""
+    """an earlier encoder (folder or hub id) whose features are clustered; none: MFCCs; kmeans alone"""
     targets_layer: int = 3
     """hidden_states[k] of that encoder"""
     mask_start: float = 0.08
@@ -72,6 +76,10 @@ class EncoderFitConfig:
     """text tokens, as the front end spells them, that CTC leaves out: word boundaries and punctuation make no sound"""
     ctc_stress: bool = False
     """whether CTC tells stressed vowels from unstressed ones"""
+    invariance_weight: float = 0.0
+    """of holding the features of the changed clip to those of the clean one; costs a forward pass more"""
+    token_layer: int | None = None
+    """hidden_states[k] that is held, the one that will be clustered to tokens; none: the last"""
     augment: AugmentConfig = AugmentConfig()
     """how the input is changed while the targets stay clean"""
     frames_per_batch: int = 1500
@@ -108,30 +116,33 @@ def fit_encoder(
     _refuse(clips, folder, config, resume)
     text = text if config.ctc_weight else None
     classes = TextClasses.of(text, config.ctc_skip, config.ctc_stress) if text else None
-    seed = config.training.seed
-    with RunFolder(folder / "run", json.loads(json.dumps(asdict(config)))) as run:
-        material = gather(clips, validation, config, text, classes)
+    seed, accumulation = config.training.seed, config.training.accumulation
+    said = json.loads(json.dumps(asdict(config)))
+    with ranks(config.training.device), RunFolder(folder / "run", said) as run:
+        material = gather(clips, validation, config, text, classes, folder / "run", resume)
         run.log(0, "data", summary(material.shelf, config.ctc_steps))
         torch.manual_seed(seed)
-        weights = LossWeights(config.visible_weight, config.ctc_weight, config.ctc_layer, config.ctc_steps)
         names = list(classes.names) if classes else []
-        model = MaskedPrediction(config.architecture, weights, material.clusters, len(names))
+        model = MaskedPrediction(config.architecture, loss_weights(config), material.clusters, len(names))
+        if config.init and not resume:
+            start_from(model, config.init, classes)
         buckets = Buckets(material.shelf.frames, config.frames_per_batch, seed)
 
         def batches(step: int) -> list[Batch]:
-            first = (step - 1) * config.training.accumulation
+            first = ((step - 1) * world() + rank()) * accumulation
             return [
-                make_batch(material.shelf, buckets.rows(number), material.targets, config, (seed, 4, number))
-                for number in range(first, first + config.training.accumulation)
+                make_batch(material.shelf, buckets.rows(number), material.targets.ids[0], config, (seed, 4, number))
+                for number in range(first, first + accumulation)
             ]
 
         def validate(step: int, run: RunFolder) -> Mapping[str, float]:
-            return evaluate(model, material.dev, material.dev_targets, config)
+            return evaluate(model, material.dev, material.targets.ids[1], config)
 
-        record = {"stage": "encoder", "format": 1, "clusters": material.clusters, "text_classes": names}
-        record = json.loads(json.dumps({**record, "config": asdict(config)}))
+        record = {"stage": "encoder", "format": 1, "clusters": material.clusters, "text_classes": names, "config": said}
         train(model, batches, config.training, run, record, validate=validate, resume=resume, progress=progress)
-        write_encoder(model, config.architecture, folder, classes)
+        if rank() == 0:
+            write_encoder(model, config.architecture, folder, classes)
+        wait_for_all()
     return folder
 
 
@@ -140,8 +151,12 @@ def _refuse(clips: Clips, folder: Path, config: EncoderFitConfig, resume: bool) 
     if len(clips) == 0:
         raise ValueError("there are no clips to learn from: check the manifest and its split")
     layers = config.architecture.layers
-    if not 1 <= (config.ctc_layer or layers) <= layers:
-        raise ValueError(f"ctc_layer = {config.ctc_layer}: the encoder has layers 1 to {layers}")
+    for name in ("ctc_layer", "token_layer"):
+        layer = getattr(config, name)
+        if layer is not None and not 1 <= layer <= layers:
+            raise ValueError(f"{name} = {layer}: the encoder has layers 1 to {layers}")
+    if config.targets == "best-rq" and config.targets_from:
+        raise ValueError("targets_from is for targets=kmeans: a random projection learns from no encoder; leave it out")
     if (folder / "run" / "latest").exists() != resume:
         raise ValueError(
             f"{folder} holds no run that could be resumed"
@@ -150,16 +165,40 @@ def _refuse(clips: Clips, folder: Path, config: EncoderFitConfig, resume: bool) 
         )
 
 
+def recipe_of(config: EncoderFitConfig) -> Recipe:
+    return Recipe(
+        kind=config.targets,
+        clusters=config.clusters,
+        seed=config.training.seed,
+        source=config.targets_from,
+        layer=config.targets_layer,
+        projection_dim=config.projection_dim,
+    )
+
+
+def loss_weights(config: EncoderFitConfig) -> LossWeights:
+    return LossWeights(
+        visible=config.visible_weight,
+        ctc=config.ctc_weight,
+        ctc_layer=config.ctc_layer,
+        ctc_steps=config.ctc_steps,
+        invariance=config.invariance_weight,
+        token_layer=config.token_layer,
+    )
+
+
 @record_class(frozen=True)
 class Material:
     """What is learned from, and what is validated on."""
 
     shelf: Shelf
     dev: Shelf
-    targets: list[NDArray[np.int64]]
-    """[T] cluster ids of each clip of `shelf`"""
-    dev_targets: list[NDArray[np.int64]]
-    clusters: int
+    targets: Targets
+    """of `shelf` and of `dev`"""
+
+    @property
+    def clusters(self) -> int:
+        return len(self.targets.centroids)
 
 
 def gather(
@@ -168,10 +207,11 @@ def gather(
     config: EncoderFitConfig,
     text: "TextTokenizer | None",
     classes: TextClasses | None,
+    run: Path,
+    resume: bool,
 ) -> Material:
-    """Reads every clip once, and clusters."""
-    seed = config.training.seed
-    learned, heard = held_out(len(clips), config.held_out, seed)
+    """Reads every clip once, and the targets from the run folder, where the first rank puts them if there are none."""
+    learned, heard = held_out(len(clips), config.held_out, config.training.seed)
     if validation is not None:
         learned, heard = list(range(len(clips))), list(range(len(validation)))
     heard = heard[:: max(1, len(heard) // config.validation_clips)][: config.validation_clips]
@@ -188,15 +228,12 @@ def gather(
         raise ValueError(f"no clip holds a frame of {front.hop} samples: give longer recordings")
     if text and not any(len(said) for said in shelf.text):
         raise ValueError("no clip has a text that CTC could learn: give texts, or ctc_weight=0")
-    centroids, (targets, dev_targets) = make_targets(
-        (shelf, dev),
-        ((clips, learned), (others, heard)),
-        clusters=config.clusters,
-        seed=seed,
-        source=config.targets_from,
-        layer=config.targets_layer,
-    )
-    return Material(shelf, dev, targets, dev_targets, len(centroids))
+    names = [[clips.name(i) for i in learned], [others.name(i) for i in heard]]
+    recipe = recipe_of(config)
+    if rank() == 0 and not (resume and has_targets(run)):  # a run folder from before they were kept has none
+        keep_targets(run, make_targets((shelf, dev), ((clips, learned), (others, heard)), recipe=recipe), recipe, names)
+    wait_for_all()
+    return Material(shelf, dev, kept_targets(run, recipe, names, (shelf, dev)))
 
 
 def make_batch(
@@ -217,6 +254,7 @@ def make_batch(
         mask_start=config.mask_start,
         mask_span=config.mask_span,
         ctc_steps=config.ctc_steps,
+        two_views=bool(config.invariance_weight) and not clean,
     )
 
 
@@ -242,24 +280,3 @@ def evaluate(
     frames = sums.pop("targets")
     values = {name: value / frames for name, value in sums.items()}
     return values | ({"ctc_error": errors / tokens} if tokens else {})
-
-
-def write_encoder(
-    model: MaskedPrediction, architecture: Architecture, folder: Path, classes: TextClasses | None
-) -> None:
-    """The bare encoder in float16 as a transformers folder, the CTC head beside it."""
-    beside = folder / ".export"
-    halved = build_encoder(architecture)
-    halved.load_state_dict(model.encoder.state_dict())
-    with quiet():
-        halved.half().save_pretrained(beside)
-    save_front_end(architecture, beside)
-    for file in sorted(beside.iterdir()):
-        file.replace(folder / file.name)
-    beside.rmdir()
-    if model.ctc_head is not None and classes is not None:
-        with atomic_file(folder / "ctc.safetensors") as part:
-            weights = {name: value.detach().cpu().contiguous() for name, value in model.ctc_head.state_dict().items()}
-            save_file(weights, part)
-        head = {"layer": model.ctc_layer, "steps": model.weights.ctc_steps, "blank": model.blank}
-        write_json(folder / "ctc.json", {**head, "classes": list(classes.names)})

@@ -5,6 +5,7 @@
           --text front end--> ids                                  CTC, where there is text that fits
 
     batch(step) = the next rows of similar length -> augment -> normalise -> mask spans -> pad
+                  the same rows as they are                          -> normalise -> pad    (a second view, if asked)
 
 Invariant: a batch depends on (seed, step) and the clips alone. Knows no model.
 """
@@ -19,10 +20,25 @@ from torch import Tensor
 
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.semantic import filterbank
-from triptych.tokenizers.semantic.augment import AugmentConfig, augment, erase_bands
+from triptych.tokenizers.semantic.augment import (
+    AugmentConfig,
+    augment,
+    change_wave,
+    clean_frames,
+    draw_speed,
+    erase_bands,
+    faster_mels,
+    faster_waves,
+    mix_mels,
+    mix_span,
+    mix_waves,
+)
 from triptych.tokenizers.semantic.ctc import ctc_fits
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input
 from triptych.tokenizers.waveform import Waveform, resample
+
+SHORTEST_FRAMES = 10
+"""shorter clips keep their speed"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,10 @@ class Batch:
     """[L_0 + L_1 + …] classes for CTC, row after row"""
     text_lengths: Tensor
     """[B]; 0 where there is no text, or not enough frames for it"""
+    clean: "Batch | None" = None
+    """the same rows unchanged and unmasked, row by row, where they are asked for"""
+    clean_frames: Tensor | None = None
+    """[B, T]: the frame of `clean` that each frame is of; another one only where the speed was changed"""
 
 
 @dataclass(frozen=True)
@@ -105,41 +125,6 @@ def summary(shelf: Shelf, ctc_steps: int) -> dict[str, float]:
     }
 
 
-class Buckets:
-    """Which rows lie in which batch: similar lengths together, another mixture each epoch."""
-
-    def __init__(self, frames: NDArray[np.int64], budget: int, seed: int) -> None:
-        self._frames, self._budget, self._seed = frames, budget, seed
-        self._epochs: list[list[NDArray[np.int64]]] = []
-
-    def rows(self, number: int) -> NDArray[np.int64]:
-        """The rows of batch `number`, from 0, endless over epochs; rows * longest <= budget where one row allows it."""
-        epoch = 0
-        while True:
-            if epoch == len(self._epochs):
-                self._epochs.append(self._pack(epoch))
-            if number < len(self._epochs[epoch]):
-                return self._epochs[epoch][number]
-            number -= len(self._epochs[epoch])
-            epoch += 1
-
-    def _pack(self, epoch: int) -> list[NDArray[np.int64]]:
-        generator = np.random.default_rng((self._seed, 1, epoch))
-        usable = np.flatnonzero(self._frames > 0)
-        order = usable[np.argsort(self._frames[usable] * generator.uniform(0.9, 1.1, len(usable)), kind="stable")]
-        batches: list[NDArray[np.int64]] = []
-        current: list[int] = []
-        longest = 0
-        for row in order:
-            longest = max(longest, int(self._frames[row]))
-            if current and longest * (len(current) + 1) > self._budget:
-                batches.append(np.array(current))
-                current, longest = [], int(self._frames[row])
-            current.append(int(row))
-        batches.append(np.array(current))
-        return [batches[i] for i in generator.permutation(len(batches))]
-
-
 def span_mask(frames: int, start: float, span: int, generator: np.random.Generator) -> NDArray[np.bool_]:
     """[frames]: each begins a span of `span` masked frames with probability `start`, one at least does (HuBERT)."""
     begins = np.flatnonzero(generator.random(frames) < start)
@@ -151,31 +136,46 @@ def span_mask(frames: int, start: float, span: int, generator: np.random.Generat
     return masked
 
 
+@dataclass(frozen=True)
+class RowInput:
+    """One row as the encoder hears it."""
+
+    values: NDArray[np.float32]
+    """[T, 80 * stride], or [samples] with the padding of the convolutions"""
+    clean_frames: NDArray[np.int64]
+    """[T]: the frame of the clean clip that each frame is of"""
+
+
 def row_input(
-    shelf: Shelf, row: int, config: AugmentConfig | None, generator: np.random.Generator
-) -> NDArray[np.float32]:
-    """The encoder's input of one row: [T, 80 * stride], or [samples] with padding; changed where `config` says so."""
-    front = shelf.front
+    shelf: Shelf, row: int, config: AugmentConfig | None, generator: np.random.Generator, others: NDArray[np.int64]
+) -> RowInput:
+    """The encoder's input of one row, changed where `config` says so; `others`: rows of which one may be mixed in."""
+    front, clean = shelf.front, int(shelf.frames[row])
+    if config is None:
+        if front.wave:
+            return RowInput(encoder_input(wave(shelf, row), front), np.arange(clean))
+        mels = filterbank.normalise(shelf.mels[row].astype(np.float32))
+        return RowInput(filterbank.stack(mels, front.stride), np.arange(clean))
+    other = int(others[generator.integers(len(others))]) if config.mix_share else row
+    speed = draw_speed(config, generator) if clean > SHORTEST_FRAMES else 1.0
     if front.wave:
-        return wave_input(shelf.waves[row].astype(np.float32) / np.float32(32767), front, config, generator)
+        heard = wave(shelf, row)
+        if span := mix_span(len(heard), len(shelf.waves[other]), config, generator):
+            heard = mix_waves(heard, wave(shelf, other), span)
+        heard = change_wave(faster_waves(heard, speed), config, generator)
+        return RowInput(encoder_input(heard, front), clean_frames(len(heard) // front.hop, clean, speed))
     mels = shelf.mels[row].astype(np.float32)
-    if config is not None:
-        mels = augment(mels, config, generator)
-    mels = filterbank.normalise(mels)
-    if config is not None:
-        mels = erase_bands(mels, config, generator)
-    return filterbank.stack(mels, front.stride)
+    if span := mix_span(len(mels), len(shelf.mels[other]), config, generator):
+        mels = mix_mels(mels, shelf.mels[other].astype(np.float32), span)
+    mels = augment(faster_mels(mels, speed), config, generator)
+    mels = erase_bands(filterbank.normalise(mels), config, generator)
+    stacked = filterbank.stack(mels, front.stride)
+    return RowInput(stacked, clean_frames(len(stacked), clean, speed))
 
 
-def wave_input(
-    waveform: Waveform, front: FrontEnd, config: AugmentConfig | None, generator: np.random.Generator
-) -> NDArray[np.float32]:
-    """Samples as the convolutions take them, with white noise where asked for."""
-    if config is not None and generator.random() < config.share * config.noise_share:
-        ratio = 10 ** (-generator.uniform(*config.noise_snr_db) / 20)
-        level = np.float32(ratio * np.sqrt(np.mean(np.square(waveform)) + 1e-9))
-        waveform = waveform + level * generator.standard_normal(len(waveform), dtype=np.float32)
-    return encoder_input(waveform, front)
+def wave(shelf: Shelf, row: int) -> Waveform:
+    """Samples [N] of a row."""
+    return shelf.waves[row].astype(np.float32) / np.float32(32767)
 
 
 def collate(
@@ -188,32 +188,44 @@ def collate(
     mask_start: float,
     mask_span: int,
     ctc_steps: int,
+    two_views: bool = False,
 ) -> Batch:
-    """A padded batch of `rows`; `mask_start` 0 masks nothing."""
-    inputs = [row_input(shelf, int(row), augmentation, generator) for row in rows]
-    longest = int(shelf.frames[rows].max())
+    """A padded batch of `rows`; `mask_start` 0 masks nothing. `two_views`: with the same rows unchanged beside them."""
+    heard = [row_input(shelf, int(row), augmentation, generator, rows) for row in rows]
+    longest = max(len(x.clean_frames) for x in heard)
     valid = torch.zeros(len(rows), longest, dtype=torch.bool)
     wanted = torch.zeros(len(rows), longest, dtype=torch.long)
     masked = torch.zeros(len(rows), longest, dtype=torch.bool)
-    padded = torch.zeros(len(rows), max(len(x) for x in inputs), *inputs[0].shape[1:])
+    aligned = torch.zeros(len(rows), longest, dtype=torch.long)
+    padded = torch.zeros(len(rows), max(len(x.values) for x in heard), *heard[0].values.shape[1:])
     texts = []
     for place, row in enumerate(rows):
-        frames = int(shelf.frames[row])
-        padded[place, : len(inputs[place])] = torch.from_numpy(inputs[place])
+        values, clean = heard[place].values, heard[place].clean_frames
+        frames = len(clean)
+        padded[place, : len(values)] = torch.from_numpy(values)
         valid[place, :frames] = True
-        wanted[place, :frames] = torch.from_numpy(targets[row])
+        wanted[place, :frames] = torch.from_numpy(targets[row][clean])
+        aligned[place, :frames] = torch.from_numpy(clean)
         if mask_start:
             masked[place, :frames] = torch.from_numpy(span_mask(frames, mask_start, mask_span, generator))
         text = shelf.text[row]
         texts.append(text if ctc_fits(text, frames * ctc_steps) else text[:0])
+    other_view = None
+    if two_views:
+        other_view = collate(
+            shelf, rows, targets, generator, augmentation=None, mask_start=0.0, mask_span=mask_span, ctc_steps=ctc_steps
+        )
+    lengths = [len(x.values) for x in heard]
     return Batch(
         inputs=padded,
-        samples=torch.tensor([len(x) for x in inputs]) if shelf.front.wave else torch.zeros(0, dtype=torch.long),
+        samples=torch.tensor(lengths) if shelf.front.wave else torch.zeros(0, dtype=torch.long),
         valid=valid,
         targets=wanted,
         masked=masked,
         text=torch.from_numpy(np.concatenate(texts)),
         text_lengths=torch.tensor([len(text) for text in texts]),
+        clean=other_view,
+        clean_frames=aligned if two_views else None,
     )
 
 

@@ -1,74 +1,129 @@
-"""What masked frames are predicted as: cluster ids of the clean clip, by k-means.
+"""What masked frames are predicted as: ids of the clean clip, made once and kept in the run folder.
 
-    first time      MFCCs of the log-mels, 13 and two differences, averaged over the frame
-    later           features of an encoder that was trained before, standardised over the clip (HuBERT's iterations)
+    k-means, first time   MFCCs of the log-mels, 13 and two differences, averaged over the frame
+    k-means, later        features of an encoder trained before, standardised over the clip (HuBERT's iterations)
+    BEST-RQ               normalised filterbanks @ a random matrix, to unit length ──▶ nearest of random unit vectors
 
-Knows neither the model that learns them nor how batches are made.
+    run/targets.safetensors    ids of every clip, the centroids (and the matrix), and what they were made of
+
+Invariant: a run that goes on learns from the ids that it began with, read from that file. Knows neither the model that
+learns them nor how batches are made.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.pretrain_data import Shelf
 from triptych.tokenizers.semantic.tokenizer import standardised, to_rate
+from triptych.training.files import atomic_file, fingerprint_of
 
+FILE = "targets.safetensors"
 MOST_FRAMES = 400_000
 """that k-means sees"""
 
+Matrix = NDArray[np.float32]
 Ids = list[NDArray[np.int64]]
-"""[T] cluster ids of each clip of a shelf"""
+"""[T] ids of each clip of a shelf"""
 
 
-def make_targets(
-    shelves: Sequence[Shelf],
-    heard: Sequence[tuple[Clips, Sequence[int]]],
-    *,
-    clusters: int,
-    seed: int,
-    source: str | None,
-    layer: int,
-) -> tuple[NDArray[np.float32], list[Ids]]:
-    """Centroids [K, D], fitted on the first shelf, and the ids of all shelves; `heard`: where their clips came from.
+@dataclass(frozen=True)
+class Recipe:
+    """How ids are made; two equal recipes over the same clips give the same ids."""
 
-    Args:
-        source: folder or hub id of an earlier encoder; none: MFCCs.
+    kind: Literal["kmeans", "best-rq"]
+    clusters: int
+    seed: int
+    source: str | None
+    """folder or hub id of an earlier encoder, for k-means; none: MFCCs"""
+    layer: int
+    """hidden_states[k] of that encoder"""
+    projection_dim: int
+    """numbers that BEST-RQ compares"""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Ids of all clips, and what made them."""
+
+    ids: list[Ids]
+    """of each shelf"""
+    centroids: Matrix
+    """[K, D]"""
+    projection: Matrix | None = None
+    """[80 * stride, D], of BEST-RQ alone"""
+
+
+def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence[int]]], *, recipe: Recipe) -> Targets:
+    """The ids of all shelves; what is fitted is fitted on the first. `heard`: where their clips came from.
+
     Raises:
         ValueError: no such encoder or layer, or one of another rate.
     """
-    if source is None:
+    if recipe.kind == "best-rq":
+        found = [[stacked_mels(shelf, row) for row in range(len(shelf))] for shelf in shelves]
+        projection, codebook = random_quantizer(found[0][0].shape[1], recipe)
+        return Targets([[project(x, projection, codebook) for x in shelf] for shelf in found], codebook, projection)
+    if recipe.source is None:
         found = [[mfcc_features(shelf, row) for row in range(len(shelf))] for shelf in shelves]
     else:
-        encoder = Encoder.load(source, layer)
+        encoder = Encoder.load(recipe.source, recipe.layer)
         if encoder.hop != shelves[0].front.hop:
             raise ValueError(
-                f"targets_from: {source} has a frame every {encoder.hop} samples, the new encoder every "
+                f"targets_from: {recipe.source} has a frame every {encoder.hop} samples, the new encoder every "
                 f"{shelves[0].front.hop}: choose encoders of one rate"
             )
         found = [
             [own_features(encoder, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
             for shelf, (clips, indices) in zip(shelves, heard, strict=True)
         ]
-    centroids = fit_clusters(found[0], clusters, seed)
-    return centroids, [[nearest(features, centroids) for features in shelf] for shelf in found]
+    centroids = fit_clusters(found[0], recipe.clusters, recipe.seed)
+    return Targets([[nearest(features, centroids) for features in shelf] for shelf in found], centroids)
 
 
-def mfcc_features(shelf: Shelf, row: int) -> NDArray[np.float32]:
+def mfcc_features(shelf: Shelf, row: int) -> Matrix:
     """[T, 39]"""
     return filterbank.mfcc(shelf.mels[row].astype(np.float32), shelf.front.stride)[: shelf.frames[row]]
 
 
-def own_features(encoder: Encoder, clips: Clips, index: int, frames: int) -> NDArray[np.float32]:
+def own_features(encoder: Encoder, clips: Clips, index: int, frames: int) -> Matrix:
     """[T, D] of an earlier encoder, standardised over the clip."""
     waveform = to_rate(clips.waveform(index), clips.sample_rate)
     return standardised(encoder.features([waveform])[0]).numpy()[:frames]
 
 
-def fit_clusters(features: Sequence[NDArray[np.float32]], clusters: int, seed: int) -> NDArray[np.float32]:
+def stacked_mels(shelf: Shelf, row: int) -> Matrix:
+    """[T, 80 * stride], each mel normalised over the clip."""
+    mels = filterbank.normalise(shelf.mels[row].astype(np.float32))
+    return filterbank.stack(mels, shelf.front.stride)[: shelf.frames[row]]
+
+
+def random_quantizer(width: int, recipe: Recipe) -> tuple[Matrix, Matrix]:
+    """A matrix [width, D] and unit vectors [K, D], never trained (Chiu et al. 2022, section 3.1): Xavier and normal."""
+    generator = np.random.default_rng((recipe.seed, 6))
+    bound = np.sqrt(6 / (width + recipe.projection_dim))
+    projection = generator.uniform(-bound, bound, (width, recipe.projection_dim)).astype(np.float32)
+    codebook = generator.standard_normal((recipe.clusters, recipe.projection_dim)).astype(np.float32)
+    return projection, codebook / np.linalg.norm(codebook, axis=1, keepdims=True)
+
+
+def project(frames: Matrix, projection: Matrix, codebook: Matrix) -> NDArray[np.int64]:
+    """[T]: the unit vector nearest to each projected frame (the equation of section 3.1)."""
+    seen = frames @ projection
+    return nearest(seen / (np.linalg.norm(seen, axis=1, keepdims=True) + np.float32(1e-9)), codebook)
+
+
+def fit_clusters(features: Sequence[Matrix], clusters: int, seed: int) -> Matrix:
     """[clusters, D] k-means of at most MOST_FRAMES frames, drawn at random."""
     from sklearn.cluster import MiniBatchKMeans
 
@@ -79,7 +134,49 @@ def fit_clusters(features: Sequence[NDArray[np.float32]], clusters: int, seed: i
     return np.asarray(means.fit(frames).cluster_centers_, dtype=np.float32)
 
 
-def nearest(frames: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
+def nearest(frames: Matrix, centroids: Matrix) -> NDArray[np.int64]:
     """[T] index of the nearest centroid of each frame."""
     distance = np.square(centroids).sum(axis=1) - 2 * frames @ centroids.T
     return np.asarray(distance.argmin(axis=1), dtype=np.int64)
+
+
+def keep_targets(run: Path, targets: Targets, recipe: Recipe, names: Sequence[Sequence[str]]) -> None:
+    """Writes run/targets.safetensors; `names`: of the clips of each shelf."""
+    arrays: dict[str, NDArray[np.generic]] = {"centroids": targets.centroids}
+    if targets.projection is not None:
+        arrays["projection"] = targets.projection
+    for place, ids in enumerate(targets.ids):
+        arrays[f"ids.{place}"] = np.concatenate(ids).astype(np.int32)
+        arrays[f"frames.{place}"] = np.array([len(x) for x in ids], dtype=np.int64)
+    said = {"format": "1", "recipe": json.dumps(asdict(recipe)), "clips": fingerprint_of([list(x) for x in names])}
+    with atomic_file(run / FILE) as beside:
+        save_file(arrays, beside, metadata=said)
+
+
+def has_targets(run: Path) -> bool:
+    return (run / FILE).exists()
+
+
+def kept_targets(run: Path, recipe: Recipe, names: Sequence[Sequence[str]], shelves: Sequence[Shelf]) -> Targets:
+    """What `keep_targets` wrote.
+
+    Raises:
+        ValueError: it cannot be read, or was made of other clips or by another recipe than the run goes on with.
+    """
+    path = run / FILE
+    try:
+        with safe_open(path, "np") as file:
+            said = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): copy it again, or begin another run") from None
+    began = Recipe(**json.loads(said["recipe"]))
+    if began != recipe:
+        changed = [key for key, value in asdict(began).items() if asdict(recipe)[key] != value]
+        raise ValueError(f"{path} was made with other {', '.join(changed)}: resume with what the run began with")
+    frames = [arrays[f"frames.{place}"] for place in range(len(shelves))]
+    as_long = all(np.array_equal(x, shelf.frames) for x, shelf in zip(frames, shelves, strict=True))
+    if said["clips"] != fingerprint_of([list(x) for x in names]) or not as_long:
+        raise ValueError(f"{path} was made of other clips: resume with the manifest that the run began with")
+    ids = [np.split(arrays[f"ids.{i}"].astype(np.int64), x.cumsum()[:-1]) for i, x in enumerate(frames)]
+    return Targets(ids, arrays["centroids"], arrays.get("projection"))

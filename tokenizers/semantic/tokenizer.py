@@ -1,19 +1,23 @@
 """Semantic tokens: waveform -> encoder features -> id of the nearest centroid.
 
     semantic/
-      tokenizer.json            layer, rates, whether features are standardised; what a person wants to read
+      tokenizer.json            layer, rates, whether features are standardised; what a person wants to read; windows
+                                and dtype where they are not the default
       centroids.safetensors     [K, D] float16
       encoder/                  a transformers folder, cut above the layer, float16
 
     waveform --to 16 kHz--> [N] --encoder--> [N // hop, D] --standardise over the clip--> nearest --> [N // hop]
 
+Of a recording longer than a window only its samples are held: its features pass through a file that has no name.
+
 Invariant: the ids of a clip depend on that clip and the fingerprint alone. Knows how nothing was fitted.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,9 @@ from torch import Tensor
 
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
+from triptych.tokenizers.semantic.inputs import FrontEnd
+from triptych.tokenizers.semantic.moments import Moments
+from triptych.tokenizers.semantic.windows import Windows
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import Waveform, resample
 from triptych.training.files import atomic_folder, fingerprint_of, read_json, write_json
@@ -53,8 +60,21 @@ HEARD = (
     "left_max_position_embeddings",
     "right_max_position_embeddings",
     "conv_depthwise_kernel_size",
+    "conv_pos_kernel_size",
+    "d_model",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "activation_function",
+    "scale_embedding",
 )
 """keys of config.json that decide which features come out; others come and go with versions of transformers"""
+ROWS = 10_000
+"""frames that are compared with all centroids at once"""
+STEADY = 1e-5
+"""added to a deviation before it divides"""
+SPOOL_BYTES = 1 << 28
+"""of a long recording's features; more of them wait in a file for the moments of the whole"""
 
 
 class SemanticTokenizer:
@@ -91,17 +111,27 @@ class SemanticTokenizer:
                 "weights": weights_digest(self.encoder.model.state_dict()),
                 "config": {key: config[key] for key in HEARD if key in config},
                 "layer": self.encoder.layer,
-                "front": asdict(self.encoder.front),
+                "front": front_record(self.encoder.front),
                 "centroids": weights_digest({"centroids": self.centroids}),
                 "standardise": self.standardise,
                 "resampler": "soxr HQ",
-                "dtype": "float16 weights, fp32 arithmetic",
+                "dtype": f"float16 weights, {self.encoder.dtype} arithmetic",
+                **self._windows(),
             }
         )
 
+    def _windows(self) -> dict[str, Any]:
+        windows = self.encoder.windows
+        return {} if windows == Windows() else {"windows": asdict(windows)}
+
     @classmethod
-    def load(cls, folder: Path, *, device: str | torch.device = "cpu") -> "SemanticTokenizer":
+    def load(
+        cls, folder: Path, *, device: str | torch.device = "cpu", batch_seconds: float = 0.0
+    ) -> "SemanticTokenizer":
         """
+        Args:
+            batch_seconds: padded seconds that are heard together; 0: one clip at a time. Batches are faster on a GPU
+                and round otherwise, so that a few ids in ten thousand may differ.
         Raises:
             ValueError: not such a folder, of a later format, or changed since it was written; one line.
         """
@@ -115,7 +145,14 @@ class SemanticTokenizer:
             centroids = load_file(folder / "centroids.safetensors")["centroids"]
         except (OSError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder / 'centroids.safetensors'} cannot be read: {error}") from None
-        encoder = Encoder.load(folder / "encoder", int(record["layer"]), device=device)
+        encoder = Encoder.load(
+            folder / "encoder",
+            int(record["layer"]),
+            device=device,
+            windows=Windows(**record.get("windows", {})),
+            dtype=record.get("dtype", "fp32"),
+        )
+        encoder.batch_samples = int(batch_seconds * SAMPLE_RATE)
         loaded = cls(encoder, centroids, standardise=bool(record["standardise"]), source=str(record["source"]))
         if loaded.spec.fingerprint != record["fingerprint"]:
             raise ValueError(
@@ -137,22 +174,57 @@ class SemanticTokenizer:
                 "padding": self.encoder.front.padding,
                 "normalise": self.encoder.front.normalise,
                 "source": self.source,
+                **({} if self.encoder.dtype == "fp32" else {"dtype": self.encoder.dtype}),
+                **self._windows(),
             }
             write_json(beside / "tokenizer.json", record)
 
     def encode(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[NDArray[np.uint16]]:
         """Waveforms [N] -> ids [T] of each, T = floor(seconds * frame rate) exactly; shorter than a frame: none."""
-        return [self.assign(frames) for frames in self.features(waveforms, sample_rate)]
+        heard = [to_rate(waveform, sample_rate) for waveform in waveforms]
+        found: list[NDArray[np.uint16]] = [np.zeros(0, dtype=np.uint16) for _ in heard]
+        short = [row for row, waveform in enumerate(heard) if not self._is_long(waveform)]
+        for row, frames in zip(short, self._whole([heard[row] for row in short]), strict=True):
+            found[row] = self.assign(frames)
+        for row in set(range(len(heard))) - set(short):
+            found[row] = np.concatenate([self.assign(frames) for frames in self._pieces(heard[row])])
+        return found
 
     def features(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Tensor]:
         """What the centroids are compared with: [T, D] of each waveform, fp32, standardised where that is asked for."""
-        heard = self.encoder.features([to_rate(waveform, sample_rate) for waveform in waveforms])
-        return [standardised(frames) for frames in heard] if self.standardise else heard
+        return self._whole([to_rate(waveform, sample_rate) for waveform in waveforms])
+
+    def _whole(self, heard: Sequence[Waveform]) -> list[Tensor]:
+        found = self.encoder.features(heard)
+        return [standardised(frames) for frames in found] if self.standardise else found
+
+    def _is_long(self, waveform: Waveform) -> bool:
+        return len(waveform) >= self.encoder.window_samples + self.encoder.hop
+
+    def _pieces(self, waveform: Waveform) -> Iterator[Tensor]:
+        """The features of a long recording in order, [t, D] each, of which one is in memory."""
+        pieces = self.encoder.pieces(waveform)
+        if not self.standardise:
+            yield from pieces
+            return
+        dim = self.encoder.dim
+        moments = Moments(dim)
+        with SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            for piece in pieces:
+                frames = piece.numpy()
+                moments.add(frames)
+                spool.write(frames.tobytes())
+            spool.seek(0)
+            mean = torch.from_numpy(moments.mean).float()
+            scale = torch.from_numpy(moments.variance()).sqrt().float() + STEADY
+            while read := spool.read(ROWS * dim * 4):
+                yield (torch.frombuffer(bytearray(read), dtype=torch.float32).view(-1, dim) - mean) / scale
 
     def assign(self, frames: Tensor) -> NDArray[np.uint16]:
         """[T, D] -> [T], the nearest centroid of each frame (Euclidean, fp32)."""
-        distance = self._squares - 2 * (frames @ self.centroids.T)
-        return distance.argmin(dim=1).numpy().astype(np.uint16)
+        parts = frames.split(ROWS)
+        near = [(self._squares - 2 * (part @ self.centroids.T)).argmin(dim=1) for part in parts]
+        return torch.cat(near).numpy().astype(np.uint16)
 
 
 def to_rate(waveform: Waveform, sample_rate: int) -> Waveform:
@@ -161,7 +233,7 @@ def to_rate(waveform: Waveform, sample_rate: int) -> Waveform:
     if count == 0:
         return np.zeros(0, dtype=np.float32)
     resampled = resample(waveform, sample_rate, SAMPLE_RATE)[:count]
-    return np.pad(resampled, (0, count - len(resampled)))
+    return resampled if len(resampled) == count else np.pad(resampled, (0, count - len(resampled)))
 
 
 def standardised(frames: Tensor) -> Tensor:
@@ -169,7 +241,12 @@ def standardised(frames: Tensor) -> Tensor:
     if len(frames) < 2:
         return torch.zeros_like(frames)
     variance, mean = torch.var_mean(frames, dim=0, correction=0)
-    return (frames - mean) / (variance.sqrt() + 1e-5)
+    return (frames - mean) / (variance.sqrt() + STEADY)
+
+
+def front_record(front: FrontEnd) -> dict[str, Any]:
+    """A way in as fingerprints know it: what only some families say is left out where it is not said."""
+    return {key: value for key, value in asdict(front).items() if key not in ("mels", "longest") or value}
 
 
 def weights_digest(weights: dict[str, Tensor]) -> str:

@@ -11,6 +11,7 @@ reading a line needs only JSON, so nothing here imports it. Knows no audio beyon
 
 import gzip
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,11 +113,28 @@ def read_manifest(path: Path) -> Iterator[Recording]:
             raise ValueError(f"{path}, line {number}: {error}: make a manifest with 'triptych prepare'") from None
 
 
+def recording_of_line(line: bytes, folder: Path) -> Recording:
+    """One line of a manifest.
+
+    Raises:
+        ValueError: not JSON, or not a cut of one audio file.
+    """
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    return recording_of_cut(row, folder)
+
+
 def recording_of_cut(cut: dict[str, Any], folder: Path) -> Recording:
     """A lhotse cut as a `Recording`.
 
     Raises:
-        ValueError: not a cut of a single audio file, or with several speakers.
+        ValueError: not a cut of a single audio file, with several speakers, or with a field of the wrong kind.
     """
     if cut.get("type") not in ("MonoCut", "MultiCut"):
         raise ValueError(f"not a manifest line (a lhotse cut), its type is {cut.get('type')!r}")
@@ -129,19 +147,41 @@ def recording_of_cut(cut: dict[str, Any], folder: Path) -> Recording:
             raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
         mono = cut["type"] == "MonoCut" and header.channels > 1
         return Recording(
-            id=str(cut["id"]),
+            id=written(str(cut["id"]), "id"),
             path=folder / source,
-            seconds=float(cut["duration"]),
+            seconds=at_least(0.0, cut["duration"], "duration"),
             text=text,
             speaker=speaker,
             split=cast(Split, split),
             custom=more | custom,
-            start=float(cut.get("start", 0.0)),
-            channel=int(cut["channel"]) if mono else None,
+            start=at_least(0.0, cut.get("start", 0.0), "start"),
+            channel=int(at_least(0, cut["channel"], "channel")) if mono else None,
             header=header,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a lhotse cut ({type(error).__name__}: {error})") from None
+
+
+def at_least(least: float, value: Any, name: str) -> float:
+    """Raises ValueError where `value` is no finite number, or less than `least`."""
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not least <= number < math.inf:
+        raise ValueError(f"{name} is {value!r:.60}, and must be a number of at least {least}")
+    return number
+
+
+def written(value: Any, name: str) -> str:
+    """Raises ValueError where `value` is no text, or has half a character (a lone surrogate) in it."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r:.60}, and must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is {value!r:.60}, which is not Unicode text") from None
+    return value
 
 
 def header_of(recording: dict[str, Any]) -> tuple[Header, str]:
@@ -155,8 +195,12 @@ def header_of(recording: dict[str, Any]) -> tuple[Header, str]:
         raise ValueError("its recording is not one audio file: save it as one first")
     if recording.get("transforms"):
         raise ValueError("its recording has transforms (speed, tempo, resampling): save the audio first")
-    channels = len(sources[0]["channels"])
-    return Header(int(recording["sampling_rate"]), int(recording["num_samples"]), channels), str(sources[0]["source"])
+    rate = int(at_least(1, recording["sampling_rate"], "sampling_rate"))
+    samples = int(at_least(0, recording["num_samples"], "num_samples"))
+    source = sources[0]["source"]
+    if not isinstance(source, str) or not source or "\0" in source:
+        raise ValueError(f"source is {source!r:.60}, and must be the path of an audio file")
+    return Header(rate, samples, len(sources[0]["channels"])), source
 
 
 def merge_supervisions(supervisions: list[dict[str, Any]]) -> tuple[str | None, str | None, dict[str, Any]]:
@@ -165,10 +209,10 @@ def merge_supervisions(supervisions: list[dict[str, Any]]) -> tuple[str | None, 
     Raises:
         ValueError: more than one speaker.
     """
-    speakers = {str(item["speaker"]) for item in supervisions if item.get("speaker") is not None}
+    speakers = {written(str(item["speaker"]), "speaker") for item in supervisions if item.get("speaker") is not None}
     if len(speakers) > 1:
         raise ValueError(f"{len(speakers)} speakers in one cut: split it first (lhotse: trim_to_supervisions)")
-    texts = [item["text"] for item in supervisions if item.get("text")]
+    texts = [written(item["text"], "text") for item in supervisions if item.get("text")]
     more: dict[str, Any] = {}
     for item in supervisions:
         more |= {key: item[key] for key in ("language", "gender") if item.get(key) is not None}

@@ -4,6 +4,7 @@
       plan.json                 what is being made of what, so that a broken run can go on
       shard-00000.safetensors   text, semantic, codes: uint16, flat; *_offsets: int64 [rows + 1], in frames
       shard-00000.jsonl         a line a row: id, text, speaker, seconds, split, samples
+      shard-00000.json          its checksums and rejected rows; written last of the three
       rejected.jsonl            rows that could not be tokenized, with reasons
       shards.json               format, specs, preparation, checksums; written last, so its presence means whole
 
@@ -27,6 +28,8 @@ from triptych.training.files import file_digest, read_json
 
 FORMAT = 1
 SHARDS_FILE = "shards.json"
+SHOWN_MISSING = 8
+"""names of missing shards in a message"""
 KINDS = ("text", "semantic", "codes")
 
 Ids = NDArray[np.uint16]
@@ -143,9 +146,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist: make it with 'triptych tokenize'")
     if not (folder / SHARDS_FILE).is_file():
-        raise ValueError(
-            f"{folder} is not a complete folder of shards: run 'triptych tokenize' again, and it will go on"
-        )
+        raise ValueError(f"{folder} is not a complete folder of shards{_lacks(folder)}")
     record: dict[str, Any] = read_json(folder / SHARDS_FILE)
     if record.get("format") != FORMAT:
         raise ValueError(
@@ -198,6 +199,17 @@ def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{path} is missing: tokenize again, or copy the folder again") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): tokenize again, or copy the folder again") from None
+
+
+def _lacks(folder: Path) -> str:
+    from triptych.corpus.shard_plan import PLAN_FILE, missing_shards
+
+    if not (folder / PLAN_FILE).is_file():
+        return ": make one with 'triptych tokenize'"
+    names = missing_shards(folder)
+    listed = ", ".join(names[:SHOWN_MISSING]) + (", …" if len(names) > SHOWN_MISSING else "")
+    what = f"{len(names)} are missing ({listed})" if names else "only shards.json is missing"
+    return f": {what}; give the same 'triptych tokenize' again, and it goes on"
 
 
 def _size(path: Path) -> int:

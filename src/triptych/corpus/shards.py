@@ -1,219 +1,176 @@
-"""From recordings to token shards; a run that was broken off goes on where it stopped.
+"""From a manifest to token shards; a process that is killed at any moment loses the shard that it was making.
 
-    1  plan.json says what is made of what         a second run must say the same
-    2  shard k holds rows k * n … (k + 1) * n       fixed beforehand; worker w of W makes the shards k % W == w
-    3  each shard is written beside and renamed     two workers that meet write the same bytes
-    4  shards.json, when no shard is missing        written by whoever finds the last one done
+    1  plan.json says what is made of what                     shard_plan.py; every process must say the same
+    2  recordings are read ahead, in batches of like lengths   reading.py
+    3  shard-00007.jsonl, .safetensors, and last .json         beside, fsync, rename; the .json says: done
+    4  rejected.jsonl, shards.json                             shard_records.py, by whoever finds no shard missing
 
-Rows that cannot be used are written down with their reasons, and never passed over in silence.
+Each step writes the same bytes whoever does it, so that processes may meet, die and begin again. Rows that cannot be
+used are written down with their reasons, and never passed over in silence.
 """
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic.dataclasses import dataclass
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from triptych.corpus.clips import part_seconds
-from triptych.corpus.manifest import Recording, json_lines
-from triptych.corpus.shard_set import FORMAT, KINDS, SHARDS_FILE, Ids, Row, ShardSet, verify
-from triptych.tokenizers.spec import TokenizerSpec, check_same
-from triptych.tokenizers.trio import Prepared, Tokenizers
-from triptych.training.config import STRICT, build
-from triptych.training.files import atomic_file, file_digest, fingerprint_of, read_json, write_json
+from triptych.corpus.manifest import Recording
+from triptych.corpus.reading import Heard, Job, Reader, jobs_of
+from triptych.corpus.shard_plan import ManifestIndex, begin, plan_of, shard_name
+from triptych.corpus.shard_records import Summary, Work, check_rejected, complete, place, record_of
+from triptych.corpus.shard_set import KINDS, Ids, Row, ShardSet, verify
+from triptych.tokenizers.trio import Tokenizers, Tokens
+from triptych.training.config import STRICT
 
-__all__ = ["Row", "ShardConfig", "ShardSet", "Summary", "verify", "write_shards"]
-
-PLAN_FILE = "plan.json"
-AHEAD = 8
-"""recordings decoded ahead of the tokenizers"""
+__all__ = ["Progress", "ShardConfig", "ShardSet", "Summary", "Work", "make_shards", "verify", "write_shards"]
 
 Progress = Callable[[int, int], None]
-"""called with rows done and rows in all, of this worker"""
+"""called with rows done and rows in all, of this process"""
 
 
 @dataclass(frozen=True, config=STRICT)
 class ShardConfig:
-    """How shards are cut, and by how many."""
+    """How shards are cut, and how the work is done."""
 
     rows_per_shard: int = 1024
-    """recordings a shard"""
-    worker: int = 0
-    """which part of the shards this process makes, from 0"""
+    """recordings a shard; for millions of them, 16384"""
+    batch_seconds: float = 48.0
+    """seconds of sound, with padding, that are encoded together; fixed for a folder, since sums round by it"""
+    max_rejected: float = 0.01
+    """share of recordings that may be unusable before the run stops"""
     workers: int = 1
-    """processes that share the work, on one machine or on many with a common folder"""
+    """processes on this machine, each with tokenizers of its own"""
     readers: int = 2
-    """threads that decode and prepare audio"""
+    """threads of each that decode and prepare audio"""
+    ahead_seconds: float = 480.0
+    """seconds of sound that each reads ahead of its encoder"""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one; several workers share the machine's GPUs"""
+    threads: int = 0
+    """CPU threads of each encoder; 0: the cores of the machine, dealt among its workers"""
 
     def __post_init__(self) -> None:
-        if self.rows_per_shard < 1 or self.readers < 1 or not 0 <= self.worker < self.workers:
-            raise ValueError("rows_per_shard and readers must be at least 1, and worker in 0 … workers - 1")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run of `write_shards` leaves."""
-
-    folder: Path
-    rows: int
-    """tokenized; by all workers, once complete"""
-    rejected: int
-    seconds: float
-    complete: bool
-    """False: other workers are not done yet, and the last of them will complete the folder"""
-    first_reason: str | None = None
+        if min(self.rows_per_shard, self.readers, self.workers) < 1 or self.batch_seconds <= 0:
+            raise ValueError("rows_per_shard, readers, workers and batch_seconds must be more than 0")
+        if not 0 <= self.max_rejected <= 1:
+            raise ValueError("max_rejected is a share: 0.01 for one recording in a hundred")
 
 
 def write_shards(
-    recordings: Iterable[Recording],
+    manifest: Path,
     tokenizers: Tokenizers,
     folder: Path,
     config: ShardConfig,
     progress: Progress | None = None,
+    stop_at: float | None = None,
 ) -> Summary:
-    """Tokenizes `recordings` into `folder`.
+    """Tokenizes a manifest in this process alone: `make_shards` of all, then `complete`."""
+    index = ManifestIndex(manifest, config.rows_per_shard)
+    plan = begin(folder, plan_of(index, tokenizers, config.batch_seconds))
+    work = make_shards(index, range(index.shards), tokenizers, folder, plan, config, progress, stop_at)
+    return complete(folder, config.max_rejected, work)
 
+
+def make_shards(
+    index: ManifestIndex,
+    shards: Sequence[int],
+    tokenizers: Tokenizers,
+    folder: Path,
+    plan: str,
+    config: ShardConfig,
+    progress: Progress | None = None,
+    stop_at: float | None = None,
+) -> Work:
+    """Makes those of `shards` that are not there yet.
+
+    Args:
+        plan: fingerprint of the plan, as `begin` returns it.
+        stop_at: `time.time()` at which to stop; a shard that would not be ready by then is not begun.
     Raises:
-        ValueError: no recordings, a complete folder, one begun with something else, or no row that can be used.
+        ValueError: more rows were rejected than may be, or a shard is of another plan.
     """
-    rows = list(recordings)
-    if not rows:
-        raise ValueError("no recordings to tokenize: the manifest is empty")
-    if (folder / SHARDS_FILE).exists():
-        raise ValueError(f"{folder} is complete already: name another folder, or move it away first")
-    begin(folder, rows, tokenizers, config)
-    names = [f"shard-{k:05d}.safetensors" for k in range(-(-len(rows) // config.rows_per_shard))]
-    mine = range(config.worker, len(names), config.workers)
-    shards = {k: rows[k * config.rows_per_shard : (k + 1) * config.rows_per_shard] for k in mine}
-    total, done = sum(map(len, shards.values())), 0
-    for k, part in shards.items():
-        if not (folder / names[k]).exists():
+    there = {k: record for k in shards if (record := record_of(folder, k, plan)) is not None}
+    rows = sum(record["rows"] for record in there.values())
+    rejected = sum(len(record["rejected"]) for record in there.values())
+    total = sum(min(index.rows_per_shard, index.rows - k * index.rows_per_shard) for k in shards)
+    check_rejected(rejected, rows + rejected, config.max_rejected, folder)
 
-            def tell(count: int, before: int = done) -> None:
-                if progress is not None:
-                    progress(before + count, total)
+    def jobs() -> Iterator[Job]:
+        for k in shards:
+            if k not in there:
+                yield from jobs_of(k, index.entries(k), config.batch_seconds)
 
-            write_shard(folder / names[k], part, tokenizers, config.readers, tell)
-        done += len(part)
-    if progress is not None:
-        progress(total, total)
-    if any(not (folder / name).exists() for name in names):
-        return Summary(folder, sum(map(len, shards.values())), 0, 0.0, complete=False)
-    return complete(folder, names, tokenizers)
-
-
-def begin(folder: Path, rows: Sequence[Recording], tokenizers: Tokenizers, config: ShardConfig) -> None:
-    """Writes plan.json, or checks that a run that was broken off made the same.
-
-    Raises:
-        ValueError: it made something else, or the folder holds other files.
-    """
-    plan: dict[str, Any] = {
-        "format": FORMAT,
-        "rows_per_shard": config.rows_per_shard,
-        "recordings": fingerprint_of([[r.id, r.text, r.start, r.seconds, r.split] for r in rows]),
-        "waveform": asdict(tokenizers.waveform),
-        "specs": {kind: spec.to_json() for kind, spec in tokenizers.specs.items()},
-    }
-    path = folder / PLAN_FILE
-    if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"{folder} exists already: name another output, or move it away first")
-        write_json(path, plan)
-        return
-    begun = read_json(path)
-    for kind, spec in tokenizers.specs.items():
-        if kind in begun["specs"]:
-            check_same(build(TokenizerSpec, begun["specs"][kind], where=str(path)), spec, f"{folder}, broken off,")
-    differs = [key for key in plan if key != "specs" and begun.get(key) != plan[key]]
-    differs += ["specs"] if begun["specs"].keys() != plan["specs"].keys() else []
-    if differs:
-        raise ValueError(f"{folder} was begun with other {', '.join(differs)}: give the same, or name another folder")
+    began = shard_began = time.time()
+    slowest, stopped, made = 0.0, False, ShardMaker()
+    with Reader(tokenizers, config.readers, config.ahead_seconds) as reader:
+        for job, heard in reader.read(jobs()):
+            now = time.time()
+            if stop_at is not None and now + (0.0 if made.rows else slowest) >= stop_at:
+                stopped = True
+                break
+            made.add(job, heard, tokenizers)
+            if job.last:
+                rows, rejected = rows + len(made.rows), rejected + len(made.rejected)
+                made.write(folder, job.shard, plan)
+                made = ShardMaker()
+                slowest, shard_began = max(slowest, time.time() - shard_began), time.time()
+                check_rejected(rejected, rows + rejected, config.max_rejected, folder)
+            if progress is not None:
+                progress(rows + rejected + len(made.rows) + len(made.rejected), total)
+    worked = time.time() - began
+    return Work(rows, rejected, reader.waited, worked, worked, stopped)
 
 
-def write_shard(
-    path: Path, recordings: Sequence[Recording], tokenizers: Tokenizers, readers: int, tell: Callable[[int], None]
-) -> None:
-    """Tokenizes one shard: .jsonl, .rejected.jsonl, and last .safetensors, whose presence means done."""
-    found: dict[str, list[Ids]] = {kind: [] for kind in KINDS}
-    nothing: Ids = np.zeros(0, dtype=np.uint16)
-    lines: list[str] = []
-    rejected: list[str] = []
-    for count, (recording, prepared) in enumerate(prepare_ahead(recordings, tokenizers, readers), start=1):
-        try:
-            text = nothing
-            if tokenizers.text is not None and recording.text is not None:
-                text = tokenizers.text.encode(recording.text)
-            tokens = tokenizers.tokens(prepared.result())
-        except ValueError as error:
-            rejected.append(json.dumps({"id": recording.id, "reason": str(error)}, ensure_ascii=False))
-        else:
-            found["text"].append(text)
-            found["semantic"].append(tokens.semantic)
-            found["codes"].append(tokens.codes)
+class ShardMaker:
+    """One shard in the making."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[Row, Ids, Tokens]] = {}
+        self.rejected: dict[int, dict[str, str]] = {}
+
+    def add(self, job: Job, heard: Sequence[Heard | str], tokenizers: Tokenizers) -> None:
+        """Tokenizes one batch."""
+        ready: list[tuple[int, Recording, Heard]] = []
+        for row, entry, it in zip(job.rows, job.entries, heard, strict=True):
+            if isinstance(it, Heard) and entry.recording is not None:
+                ready.append((row, entry.recording, it))
+            else:
+                self.rejected[row] = {"id": entry.name, "reason": str(it)}
+        batch = tokenizers.tokens_of([it.prepared for _, _, it in ready]) if ready else []
+        for (row, r, it), tokens in zip(ready, batch, strict=True):
             seconds = tokens.samples / tokenizers.waveform.sample_rate
-            row = Row(recording.id, recording.text, recording.speaker, seconds, recording.split, tokens.samples)
-            lines.append(json.dumps(asdict(row), ensure_ascii=False))
-        tell(count)
-    arrays: dict[str, Any] = {}
-    for kind, ids in found.items():
-        arrays[kind] = np.concatenate([nothing, *(i.reshape(-1) for i in ids)])
-        arrays[f"{kind}_offsets"] = np.cumsum([0, *(i.shape[-1] for i in ids)], dtype=np.int64)
-    for suffix, content in ((".jsonl", lines), (".rejected.jsonl", rejected)):
-        with atomic_file(path.with_suffix(suffix)) as beside:
-            beside.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
-    with atomic_file(path) as beside:
-        save_file(arrays, beside)
+            self.rows[row] = Row(r.id, r.text, r.speaker, seconds, r.split, tokens.samples), it.text, tokens
 
-
-def prepare_ahead(
-    recordings: Sequence[Recording], tokenizers: Tokenizers, readers: int
-) -> Iterator[tuple[Recording, "Future[Prepared]"]]:
-    """Recordings in order, each with its preparation under way."""
-
-    def start(r: Recording) -> "tuple[Recording, Future[Prepared]]":
-        return r, pool.submit(tokenizers.prepare_file, r.path, r.start, part_seconds(r), r.channel)
-
-    with ThreadPoolExecutor(readers) as pool:
-        waiting = deque(start(r) for r in recordings[:AHEAD])
-        for following in [*recordings[AHEAD:], *[None] * AHEAD]:
-            if not waiting:
-                return
-            yield waiting.popleft()
-            if following is not None:
-                waiting.append(start(following))
-
-
-def complete(folder: Path, names: list[str], tokenizers: Tokenizers) -> Summary:
-    """Gathers the rejected rows, and writes shards.json.
-
-    Raises:
-        ValueError: no row at all could be used.
-    """
-    parts = [(folder / name).with_suffix(".rejected.jsonl") for name in names]
-    rejected = [row for part in parts if part.exists() for _, row in json_lines(part) if isinstance(row, dict)]
-    with atomic_file(folder / "rejected.jsonl") as beside:
-        beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected), encoding="utf-8")
-    files = [file for name in names for file in (name, str(Path(name).with_suffix(".jsonl")))]
-    record = {
-        "format": FORMAT,
-        "specs": {kind: spec.to_json() for kind, spec in tokenizers.specs.items()},
-        "waveform": asdict(tokenizers.waveform),
-        "shards": names,
-        "files": {f: {"sha256": file_digest(folder / f), "bytes": (folder / f).stat().st_size} for f in files},
-    }
-    shards = ShardSet(folder, record)
-    if len(shards) == 0:
-        raise ValueError(f"none of {len(rejected)} recordings could be tokenized, the first: {rejected[0]['reason']}")
-    seconds = sum(shards.row(i).seconds for i in range(len(shards)))
-    reason = f"{rejected[0]['id']}: {rejected[0]['reason']}" if rejected else None
-    write_json(folder / SHARDS_FILE, record | {"rows": len(shards), "seconds": round(seconds, 3)})
-    for part in parts:
-        part.unlink(missing_ok=True)
-    return Summary(folder, len(shards), len(rejected), seconds, complete=True, first_reason=reason)
+    def write(self, folder: Path, shard: int, plan: str) -> None:
+        """.jsonl, .safetensors, and last .json."""
+        made = [self.rows[row] for row in sorted(self.rows)]
+        found: dict[str, list[Ids]] = {
+            "text": [text for _, text, _ in made],
+            "semantic": [tokens.semantic for _, _, tokens in made],
+            "codes": [tokens.codes for _, _, tokens in made],
+        }
+        nothing: Ids = np.zeros(0, dtype=np.uint16)
+        arrays: dict[str, Any] = {}
+        for kind in KINDS:
+            arrays[kind] = np.concatenate([nothing, *(ids.reshape(-1) for ids in found[kind])])
+            arrays[f"{kind}_offsets"] = np.cumsum([0, *(ids.shape[-1] for ids in found[kind])], dtype=np.int64)
+        lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row, _, _ in made)
+        name = shard_name(shard)
+        files = {
+            f"{name}.jsonl": place(folder / f"{name}.jsonl", lines.encode()),
+            f"{name}.safetensors": place(folder / f"{name}.safetensors", save(arrays)),
+        }
+        record = {
+            "plan": plan,
+            "rows": len(made),
+            "seconds": sum(row.seconds for row, _, _ in made),
+            "files": files,
+            "rejected": [self.rejected[row] for row in sorted(self.rejected)],
+        }
+        place(folder / f"{name}.json", json.dumps(record, ensure_ascii=False).encode())

@@ -9,6 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from transformers import (
+    Data2VecAudioConfig,
+    Data2VecAudioModel,
     HubertConfig,
     HubertModel,
     SeamlessM4TFeatureExtractor,
@@ -19,6 +21,9 @@ from transformers import (
     Wav2Vec2Model,
     WavLMConfig,
     WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
 )
 
 from triptych.tokenizers.spec import TokenizerSpec
@@ -36,7 +41,24 @@ CLASSES: dict[str, Any] = {
     "wav2vec2": (Wav2Vec2Model, Wav2Vec2Config),
     "hubert": (HubertModel, HubertConfig),
     "wavlm": (WavLMModel, WavLMConfig),
+    "data2vec-audio": (Data2VecAudioModel, Data2VecAudioConfig),
 }
+WHISPER: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "max_source_positions": 100,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 32,
+    "vocab_size": 60,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+"""whole, with its decoder, as the public ones are; of 2 s instead of 30"""
 
 
 def write_checkpoint(folder: Path, family: str, norm: str = "group", seed: int = 0) -> Path:
@@ -45,7 +67,15 @@ def write_checkpoint(folder: Path, family: str, norm: str = "group", seed: int =
         Wav2Vec2BertModel(Wav2Vec2BertConfig(**SIZES)).save_pretrained(folder)
         SeamlessM4TFeatureExtractor().save_pretrained(folder)
         return folder
+    if family == "whisper":
+        WhisperModel(WhisperConfig(**WHISPER)).save_pretrained(folder)
+        WhisperFeatureExtractor(chunk_length=2).save_pretrained(folder)
+        return folder
     model, config = CLASSES[family]
+    if family == "data2vec-audio":
+        model(config(**SIZES, **WAVES | {"num_conv_pos_embeddings": 5})).save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
+        return folder
     model(config(**SIZES, **WAVES, **(LAYER_NORM if norm == "layer" else {}))).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=norm == "layer", return_attention_mask=norm == "layer").save_pretrained(
         folder
@@ -53,7 +83,17 @@ def write_checkpoint(folder: Path, family: str, norm: str = "group", seed: int =
     return folder
 
 
-KINDS = ["wav2vec2-group", "wav2vec2-layer", "hubert-layer", "wavlm-group", "wavlm-layer", "wav2vec2-bert-"]
+KINDS = [
+    "wav2vec2-group",
+    "wav2vec2-layer",
+    "hubert-group",
+    "hubert-layer",
+    "wavlm-group",
+    "wavlm-layer",
+    "data2vec-audio-",
+    "wav2vec2-bert-",
+    "whisper-",
+]
 
 
 @pytest.fixture(scope="session")

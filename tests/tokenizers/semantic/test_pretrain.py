@@ -1,6 +1,10 @@
-"""An encoder trained here is an ordinary checkpoint; batches are a function of the step; CTC counts right."""
+"""An encoder trained here is an ordinary checkpoint; a run that goes on keeps its targets; CTC counts right."""
 
+import os
+import shutil
+import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +16,15 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from triptych.tokenizers.semantic.architecture import Architecture, front_end
+from triptych.tokenizers.semantic.augment import AugmentConfig
+from triptych.tokenizers.semantic.buckets import Buckets
 from triptych.tokenizers.semantic.ctc import TextClasses, ctc_fits, edit_distance, greedy
 from triptych.tokenizers.semantic.encoder import Encoder
+from triptych.tokenizers.semantic.encoder_folder import start_from
 from triptych.tokenizers.semantic.inputs import FrontEnd
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
-from triptych.tokenizers.semantic.pretrain_data import Batch, Buckets, Shelf, collate, fill_shelf, span_mask
+from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, span_mask
 from triptych.training.config import TrainingConfig
 from triptych.training.files import read_json
 from triptych.training.run import find_checkpoint
@@ -50,20 +57,105 @@ def test_result_loads_everywhere(family: str, clips: Callable, letters: object, 
     assert len(head["bias"]) == record["steps"] * (record["blank"] + 1)
 
 
+def weights_after(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(find_checkpoint(folder / "run") / "model.safetensors")
+
+
+def stop_after_two(folder: Path) -> None:
+    (folder / "run" / "latest").write_text("step-00000002")  # as if it had been killed after step 3
+
+
+FOUR_STEPS = TrainingConfig(max_steps=4, warmup_steps=1, checkpoint_every=2, threads=1, device="cpu")
+
+
 def test_resumed_is_uninterrupted(clips: Callable, letters: object, tmp_path: Path) -> None:
-    training = TrainingConfig(max_steps=4, warmup_steps=1, checkpoint_every=2, threads=1, device="cpu")
-    config = tiny(training=training)
+    config = tiny(training=FOUR_STEPS, invariance_weight=1.0, augment=AugmentConfig(speed=0.05, mix_share=0.5))
     fit_encoder(clips(4), tmp_path / "whole", config, letters)
     fit_encoder(clips(4), tmp_path / "parts", config, letters)
-    run = tmp_path / "parts" / "run"
-    (run / "latest").write_text("step-00000002")  # as if it had been killed after step 3
+    stop_after_two(tmp_path / "parts")
     fit_encoder(clips(4), tmp_path / "parts", config, letters, resume=True)
-    one, other = (
-        load_file(find_checkpoint(tmp_path / name / "run") / "model.safetensors") for name in ("whole", "parts")
-    )
+    one, other = weights_after(tmp_path / "whole"), weights_after(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(ValueError, match="resume"):
         fit_encoder(clips(4), tmp_path / "parts", config, letters)
+
+
+def test_a_resumed_second_iteration_keeps_its_targets(clips: Callable, tmp_path: Path) -> None:
+    fit_encoder(clips(3), tmp_path / "one", tiny(), None)
+    config = tiny(training=FOUR_STEPS, targets_from=str(tmp_path / "one"), targets_layer=1)
+    fit_encoder(clips(3), tmp_path / "two", config, None)
+    whole = weights_after(tmp_path / "two")
+    shutil.rmtree(tmp_path / "one")  # what the targets were made of is gone: they are read, not made anew
+    stop_after_two(tmp_path / "two")
+    fit_encoder(clips(3), tmp_path / "two", config, None, resume=True)
+    parts = weights_after(tmp_path / "two")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_without_kept_targets_goes_on(clips: Callable, tmp_path: Path) -> None:
+    config = tiny(training=FOUR_STEPS)
+    fit_encoder(clips(3), tmp_path / "e", config, None)
+    whole = weights_after(tmp_path / "e")
+    (tmp_path / "e" / "run" / "targets.safetensors").unlink()  # as runs of version 0.1 were
+    stop_after_two(tmp_path / "e")
+    fit_encoder(clips(3), tmp_path / "e", config, None, resume=True)
+    parts = weights_after(tmp_path / "e")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def fit_in_rank(me: int, port: int, clips: object, config: EncoderFitConfig, folder: Path) -> None:
+    os.environ |= {"RANK": str(me), "LOCAL_RANK": str(me), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    fit_encoder(clips, folder, config, None)
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_process_learns(clips: Callable, tmp_path: Path) -> None:
+    """Half of the micro-batches each, from the targets that the first rank kept."""
+    alone = TrainingConfig(max_steps=3, warmup_steps=1, accumulation=2, threads=1, device="cpu")
+    dry = Architecture(dim=16, layers=2, heads=2, ffn=32, dropout=0.0)
+    fit_encoder(clips(4), tmp_path / "one", tiny(training=alone, architecture=dry), None)
+    both = tiny(training=replace(alone, accumulation=1), architecture=dry)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = (port, clips(4), both, tmp_path / "two")
+    torch.multiprocessing.start_processes(fit_in_rank, given, nprocs=2, start_method="fork")
+    one, two = weights_after(tmp_path / "one"), weights_after(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize("kind", ["other clips", "other recipe", "damaged"])
+def test_other_targets_than_those_begun_with_are_refused(kind: str, clips: Callable, tmp_path: Path) -> None:
+    config = tiny(training=FOUR_STEPS)
+    fit_encoder(clips(3), tmp_path / "e", config, None)
+    path = tmp_path / "e" / "run" / "targets.safetensors"
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    said = {"other clips": "manifest", "other recipe": "other clusters", "damaged": "cannot be read"}[kind]
+    changed = tiny(training=FOUR_STEPS, clusters=5) if kind == "other recipe" else config
+    with pytest.raises(ValueError, match=said):
+        fit_encoder(clips(4 if kind == "other clips" else 3), tmp_path / "e", changed, None, resume=True)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-bert", "wavlm"])
+def test_an_encoder_starts_from_another(family: str, clips: Callable, letters: object, tmp_path: Path) -> None:
+    still = TrainingConfig(max_steps=1, learning_rate=0.0, threads=1, device="cpu")
+    fit_encoder(clips(3), tmp_path / "one", tiny(family), letters)
+    fit_encoder(clips(3), tmp_path / "two", tiny(family, training=still, init=str(tmp_path / "one")), letters)
+    for file in ("model.safetensors", "ctc.safetensors"):
+        one, two = load_file(tmp_path / "one" / file), load_file(tmp_path / "two" / file)
+        assert all(torch.equal(one[name], two[name]) for name in one), file
+    named = TextClasses((0, 1, 2), ("c", "new", "a"))  # another order, and a class more
+    model = MaskedPrediction(tiny(family).architecture, LossWeights(0.1, 1.0, None, 2), 6, 3)
+    fresh = model.ctc_head.weight.clone().view(2, 4, -1)
+    start_from(model, str(tmp_path / "one"), named)
+    head, old = model.ctc_head.weight.view(2, 4, -1), load_file(tmp_path / "one" / "ctc.safetensors")["weight"]
+    assert torch.equal(head[:, [0, 2, 3]], old.view(2, 4, -1)[:, [2, 0, 3]])
+    assert torch.equal(head[:, 1], fresh[:, 1])
+    wide = Architecture(family=family, dim=24, layers=2, heads=2, ffn=32, front_dim=8, position_kernel=8)
+    with pytest.raises(ValueError, match="another architecture"):
+        fit_encoder(clips(3), tmp_path / "three", tiny(architecture=wide, init=str(tmp_path / "one")), letters)
 
 
 def test_second_iteration_learns_from_the_first(clips: Callable, tmp_path: Path) -> None:
@@ -129,6 +221,10 @@ def test_what_cannot_be_learned_is_refused_at_once(clips: Callable, letters: obj
         fit_encoder(clips(0), tmp_path / "e", tiny(), letters)
     with pytest.raises(ValueError, match="layers 1 to 2"):
         fit_encoder(clips(3), tmp_path / "e", tiny(ctc_layer=3), letters)
+    with pytest.raises(ValueError, match="token_layer = 0"):
+        fit_encoder(clips(3), tmp_path / "e", tiny(token_layer=0), letters)
+    with pytest.raises(ValueError, match="leave it out"):
+        fit_encoder(clips(3), tmp_path / "e", tiny(targets="best-rq", targets_from="x"), letters)
     with pytest.raises(ValueError, match="no run"):
         fit_encoder(clips(3), tmp_path / "e", tiny(), letters, resume=True)
     silent = clips(3)

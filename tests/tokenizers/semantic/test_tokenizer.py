@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.tokenizers.semantic.encoder import Encoder
+from triptych.tokenizers.semantic.encoder import Encoder, has_bf16
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, standardised, to_rate
 from triptych.tokenizers.waveform import Waveform
 
 Sound = Callable[[int, int], Waveform]
-KINDS = ["wav2vec2-group", "hubert-layer", "wavlm-layer", "wav2vec2-bert-"]
+KINDS = ["wav2vec2-group", "hubert-layer", "wavlm-layer", "data2vec-audio-", "wav2vec2-bert-", "whisper-"]
 
 
 def make(folder: Path, layer: int = 2, seed: int = 0, standardise: bool = True) -> SemanticTokenizer:
@@ -42,6 +42,35 @@ def test_a_clip_does_not_depend_on_its_neighbours(checkpoints: dict[str, Path], 
     together = tokenizer.encode(waveforms, 16000)
     for waveform, tokens in zip(waveforms, together, strict=True):
         assert np.array_equal(tokenizer.encode([waveform], 16000)[0], tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_give_the_tokens_of_the_clips_one_by_one(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
+    tokenizer = make(checkpoints[kind])
+    waveforms = [sound(int(length), i) for i, length in enumerate(np.linspace(300, 20000, 12))]
+    single = np.concatenate(tokenizer.encode(waveforms, 24000))
+    tokenizer.encoder.batch_samples = 6 * 32000
+    batched = np.concatenate(tokenizer.encode(waveforms, 24000))
+    assert len(batched) == len(single) and (batched == single).mean() >= 0.999
+
+
+def test_bf16_is_near_and_says_so(checkpoints: dict[str, Path], sound: Sound, tmp_path: Path) -> None:
+    if not has_bf16(torch.device("cpu")):
+        pytest.skip("no bf16 on this processor")
+    folder = checkpoints["wavlm-layer"]
+    plain = make(folder)
+    near = SemanticTokenizer(Encoder.load(folder, 2, dtype="bf16"), plain.centroids, standardise=True)
+    assert near.spec.fingerprint != plain.spec.fingerprint
+    (exact,), (rough,) = (made.features([sound(16000, 0)], 16000) for made in (plain, near))
+    assert 0 < float((exact - rough).abs().mean()) < 0.05  # of features with unit variance
+    near.save(tmp_path / "semantic")
+    assert SemanticTokenizer.load(tmp_path / "semantic").encoder.dtype == "bf16"
+
+
+def test_bf16_is_refused_where_there_is_none(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triptych.tokenizers.semantic.encoder.has_bf16", lambda device: False)
+    with pytest.raises(ValueError, match="no bf16 arithmetic"):
+        Encoder.load(checkpoints["wavlm-layer"], 2, dtype="bf16")
 
 
 @settings(max_examples=40, deadline=None)

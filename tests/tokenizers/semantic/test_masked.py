@@ -1,0 +1,100 @@
+"""Two views of a clip: what is held together, and that targets and frames stay aligned when a clip is disturbed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.tokenizers.semantic.architecture import Architecture, front_end
+from triptych.tokenizers.semantic.augment import AugmentConfig
+from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, over_clip
+from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
+from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf
+from triptych.tokenizers.semantic.tokenizer import standardised
+from triptych.training.config import TrainingConfig
+
+HELD = LossWeights(visible=0.1, ctc=0.0, ctc_layer=None, ctc_steps=1, invariance=1.0, token_layer=1)
+DISTURBED = AugmentConfig(share=1.0, noise_share=1.0, pitch=2.0, speed=0.05, mix_share=0.5)
+FAMILIES = ["wav2vec2-bert", "wavlm"]
+
+
+def small(family: str) -> Architecture:
+    return Architecture(family=family, dim=16, layers=2, heads=2, ffn=32, front_dim=8, position_kernel=8, dropout=0.0)
+
+
+def two_views(shelf: Shelf, augmentation: AugmentConfig | None, seed: int = 0) -> Batch:
+    rows = np.arange(len(shelf))
+    targets = [np.arange(frames) for frames in shelf.frames]
+    generator = np.random.default_rng(seed)
+    return collate(
+        shelf,
+        rows,
+        targets,
+        generator,
+        augmentation=augmentation,
+        mask_start=0.0,
+        mask_span=3,
+        ctc_steps=1,
+        two_views=True,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unchanged_clip_is_held_by_nothing(family: str, clips: Callable) -> None:
+    architecture = small(family)
+    shelf = fill_shelf(clips(3), front_end(architecture), None, [0, 1, 2], 20.0)
+    model = MaskedPrediction(architecture, HELD, 6, 0)
+    same, changed = two_views(shelf, None), two_views(shelf, DISTURBED)
+    assert float(model.invariance_loss(model.hidden(same)[1], same)) < 1e-6
+    apart = model.invariance_loss(model.hidden(changed)[1], changed)
+    assert 0.01 < float(apart) < 2.0
+    apart.backward()
+    taught = [p.grad is not None and bool(p.grad.any()) for p in model.encoder.encoder.layers[0].parameters()]
+    assert sum(taught) > len(taught) / 2
+    assert model.encoder.training  # the teacher's eval mode ended with it
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_targets_follow_the_speed(family: str, clips: Callable) -> None:
+    """Targets that are the number of their clean frame say for each frame of a changed clip when it was."""
+    shelf = fill_shelf(clips(4), front_end(small(family)), None, [0, 1, 2, 3], 20.0)
+    changed = two_views(shelf, DISTURBED)
+    assert changed.clean is not None and changed.clean_frames is not None
+    assert torch.equal(changed.targets, changed.clean_frames)
+    lengths = changed.valid.sum(dim=1).numpy()
+    assert (lengths != shelf.frames).any()
+    for row, frames in enumerate(shelf.frames):
+        assert lengths[row] == pytest.approx(frames, rel=0.06, abs=1)
+        places = changed.clean_frames[row, : lengths[row]]
+        assert (places.diff() >= 0).all() and int(places.max()) < frames
+        assert torch.equal(changed.clean.targets[row, :frames], torch.arange(int(frames)))
+    assert not changed.clean.masked.any()
+    again = two_views(shelf, DISTURBED)
+    assert torch.equal(changed.inputs, again.inputs)
+    assert not torch.equal(changed.inputs, two_views(shelf, DISTURBED, seed=1).inputs)
+
+
+def test_features_are_standardised_as_tokens_are() -> None:
+    hidden = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    valid[1, 5:] = False
+    found = over_clip(hidden, valid)
+    assert torch.allclose(found[0], standardised(hidden[0]), atol=1e-3)
+    assert torch.allclose(found[1, :5], standardised(hidden[1, :5]), atol=1e-3)
+    assert not found[1, 5:].any()
+
+
+@pytest.mark.parametrize("changes", [{"targets": "best-rq"}, {"invariance_weight": 1.0, "token_layer": 1}])
+def test_training_with_it_runs_and_says_so(changes: dict[str, object], clips: Callable, tmp_path: Path) -> None:
+    training = TrainingConfig(max_steps=2, warmup_steps=1, log_every=1, threads=1, device="cpu")
+    config = replace(
+        EncoderFitConfig(architecture=small("wav2vec2-bert"), clusters=6, frames_per_batch=60, training=training),
+        **changes,
+    )
+    folder = fit_encoder(clips(3), tmp_path / "encoder", config, None)
+    rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert ("invariance_loss" in rows[1]) == ("invariance_weight" in changes)
+    assert "invariance_loss" not in rows[-1]  # validation hears clean clips alone

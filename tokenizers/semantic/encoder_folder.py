@@ -1,0 +1,120 @@
+"""An encoder that was trained here, as a folder: an ordinary transformers checkpoint with what CTC learned beside it.
+
+    encoder/
+      config.json  preprocessor_config.json  model.safetensors (float16)    AutoModel.from_pretrained reads them
+      ctc.safetensors  ctc.json                                             the CTC head, for probes and alignments
+      run/                                                                  the run folder of the training loop
+
+Knows not how it was trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, save_front_end
+from triptych.tokenizers.semantic.ctc import TextClasses
+from triptych.tokenizers.semantic.encoder import Encoder, quiet
+from triptych.tokenizers.semantic.masked import MaskedPrediction
+from triptych.training.files import atomic_file, read_json, write_json
+
+
+def write_encoder(
+    model: MaskedPrediction, architecture: Architecture, folder: Path, classes: TextClasses | None
+) -> None:
+    """The bare encoder in float16 as a transformers folder, the CTC head beside it."""
+    beside = folder / ".export"
+    halved = build_encoder(architecture)
+    halved.load_state_dict(model.encoder.state_dict())
+    with quiet():
+        halved.half().save_pretrained(beside)
+    save_front_end(architecture, beside)
+    for file in sorted(beside.iterdir()):
+        file.replace(folder / file.name)
+    beside.rmdir()
+    if model.ctc_head is not None and classes is not None:
+        with atomic_file(folder / "ctc.safetensors") as part:
+            weights = {name: value.detach().cpu().contiguous() for name, value in model.ctc_head.state_dict().items()}
+            save_file(weights, part)
+        head = {"layer": model.ctc_layer, "steps": model.weights.ctc_steps, "blank": model.blank}
+        write_json(folder / "ctc.json", {**head, "classes": list(classes.names)})
+
+
+@dataclass(frozen=True)
+class CtcHead:
+    """What the CTC of an encoder's training learned."""
+
+    weight: Tensor
+    """[steps * (classes + 1), D]"""
+    bias: Tensor
+    layer: int
+    """hidden_states[k] that it reads"""
+    steps: int
+    """a frame"""
+    classes: tuple[str, ...]
+    """the blank is the class after the last"""
+
+    @property
+    def blank(self) -> int:
+        return len(self.classes)
+
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """[T, D] of `layer` -> [T * steps, classes + 1]"""
+        return (features @ self.weight.T + self.bias).reshape(-1, self.blank + 1).log_softmax(dim=-1)
+
+    @classmethod
+    def load(cls, folder: Path) -> "CtcHead | None":
+        """None where the encoder was trained without CTC, or elsewhere.
+
+        Raises:
+            ValueError: its files cannot be read.
+        """
+        if not (folder / "ctc.json").exists():
+            return None
+        record = read_json(folder / "ctc.json")
+        try:
+            weights = load_file(folder / "ctc.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{folder / 'ctc.safetensors'} cannot be read: {error}") from None
+        classes = tuple(record["classes"])
+        return cls(weights["weight"], weights["bias"], int(record["layer"]), int(record["steps"]), classes)
+
+
+def start_from(model: MaskedPrediction, source: str, classes: TextClasses | None) -> None:
+    """Puts the weights of a trained encoder into `model`, and what its CTC head knows of the same classes.
+
+    Raises:
+        ValueError: no such encoder, or one of another architecture.
+    """
+    config = model.encoder.config
+    trained = Encoder.load(source, config.num_hidden_layers).model.state_dict()
+    own = model.encoder.state_dict()
+    wrong = [name for name, value in own.items() if name not in trained or trained[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"init: {source} has another architecture ({wrong[0]} differs): give the one that it has")
+    model.encoder.load_state_dict({name: trained[name] for name in own})
+    head = CtcHead.load(Path(source))
+    if model.ctc_head is not None and classes is not None and head is not None and head.layer == model.ctc_layer:
+        take_head(model.ctc_head, head, (*classes.names, BLANK), model.weights.ctc_steps)
+
+
+BLANK = "blank"
+"""how the class after the last is called here; no phoneme is"""
+
+
+@torch.no_grad()
+def take_head(own: nn.Linear, head: CtcHead, names: Sequence[str], steps: int) -> None:
+    """Copies what `head` knows of the classes `names`, by name; classes that it has not stay as they are."""
+    if head.steps != steps:
+        return
+    theirs = (*head.classes, BLANK)
+    places = [(row, theirs.index(name)) for row, name in enumerate(names) if name in theirs]
+    rows, sources = torch.tensor(places).T
+    for mine, other in ((own.weight, head.weight), (own.bias, head.bias)):
+        shaped = mine.view(steps, len(names), -1)
+        shaped[:, rows] = other.float().view(steps, len(theirs), -1)[:, sources]
