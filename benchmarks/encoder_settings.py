@@ -27,6 +27,7 @@ from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
 from triptych.tokenizers.text.frontend import load_text
 from triptych.training.config import build, load_tree
 from triptych.training.files import read_json, write_json
+from triptych.training.loop import TrainingStopped
 
 
 def main() -> None:
@@ -63,8 +64,11 @@ def judge(said: argparse.Namespace, folder: Path, overrides: list[str]) -> dict[
         clips = read_clips(said.manifest, SAMPLE_RATE, "train")
         dev = read_clips(said.manifest, SAMPLE_RATE, "dev") if has_dev(said.manifest) else None
         resume = (encoder / "run" / "latest").exists()
-        with Bar(f"{folder.name}: encoder", "steps", settings.training.max_steps) as bar:
-            fit_encoder(clips, encoder, settings, text, validation=dev, resume=resume, progress=bar.step)
+        try:
+            with Bar(f"{folder.name}: encoder", "steps", settings.training.max_steps) as bar:
+                fit_encoder(clips, encoder, settings, text, validation=dev, resume=resume, progress=bar.step)
+        except TrainingStopped as stopped:
+            raise SystemExit(f"{stopped}; so does the same command") from None
     if not tokens.exists():
         log(f"{folder.name}: k-means")
         fitted = SemanticFitConfig(encoder=str(encoder), layer=said.layer, clusters=said.clusters)

@@ -43,6 +43,9 @@ class Settings:
     """of the coarse stage"""
     fine: Sampling = Sampling(temperature=0.0)
     """of the fine stage"""
+    levels: int = 0
+    """codec levels that are made and heard, the coarse ones at least; 0: all. Fewer are faster, and clearer where the
+    fine stage has learned little"""
     prompt_seconds: float = 3.0
     """seconds of a voice prompt that the coarse and fine stages hear"""
     shortest: float = 0.5
@@ -178,12 +181,13 @@ class Request:
             span = self._span(voice, fine_stage.config.prompt)
             sampling, stream = self.settings.fine, self.streams["fine"]
             coarse = coarse[: fine_stage.config.coarse_levels]
-            codes = generate_fine(fine_stage, fine_model, coarse, span, sampling, stream, made)
+            levels = self._levels(len(coarse))
+            codes = generate_fine(fine_stage, fine_model, coarse, span, sampling, stream, made, levels)
         if before is not None and made is not None:
             grid = self.cascade.grid
             new = made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat
             semantic = np.concatenate([before.semantic, semantic[new:]])
-            codes = np.concatenate([before.codes, codes[:, made.shape[1] :]], axis=1)
+            codes = np.concatenate([before.codes[: len(codes)], codes[:, made.shape[1] :]], axis=1)
         return self.decode(semantic, codes, text)
 
     def decode(self, semantic: NDArray[np.uint16], codes: NDArray[np.uint16], text: str | None = None) -> Utterance:
@@ -191,6 +195,12 @@ class Request:
             waveform = self.cascade.tokenizers.acoustic.decode(codes)
         rate = self.cascade.sample_rate
         return Utterance(waveform, rate, semantic, codes, text, dict(self.seconds), tuple(self.notes))
+
+    def _levels(self, coarse: int) -> int:
+        most, asked = self.cascade.tokenizers.acoustic.num_levels, self.settings.levels
+        if asked and not coarse <= asked <= most:
+            raise ValueError(f"levels={asked}: this cascade makes {coarse} to {most} codec levels; 0 means all")
+        return asked or most
 
     def _span(self, voice: Voice, config: PromptConfig) -> Span:
         """As much of the voice as settings and training allow."""

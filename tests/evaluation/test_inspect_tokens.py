@@ -91,7 +91,7 @@ def quiet(done: int, total: int, what: str) -> None:
     assert 0 < done <= total
 
 
-CONFIG = TokenInspectConfig(clips=24, held_out=3, probe_steps=200, probe_width=48, resamples=50)
+CONFIG = TokenInspectConfig(clips=24, held_out=3, probe_steps=150, probe_width=32, resamples=50)
 
 
 def test_tokens_that_tell_all(manifest: Path) -> None:
@@ -100,7 +100,7 @@ def test_tokens_that_tell_all(manifest: Path) -> None:
     assert (report.learned, report.held_out) == (24, 3)
     assert report.use.usage == 1.0
     assert report.phones is not None and report.phones.error is not None and report.phones.purity is not None
-    assert report.phones.error.mean < 0.25
+    assert report.phones.error.mean < 0.4
     assert report.phones.purity.pnmi > 0.7 > report.phones.purity.by_chance
     assert "probe" in report.phones.aligned_by
     assert report.speaker is not None and report.speaker.accuracy.mean < 0.85  # both speakers say the same letters

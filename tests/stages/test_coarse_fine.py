@@ -175,6 +175,17 @@ def test_long_speech_is_made_in_windows_and_keeps_what_is_made(coarse, fine, spe
     assert made.shape == (2, frames) and (made[:, : start.shape[1]] == start[:2]).all() and made.max() < 16
     filled = generate_fine(fine, fine.model().eval(), made, prompt, GREEDY, generator)
     assert filled.shape == (4, frames) and (filled[:2] == made).all()
+    fewer = generate_fine(fine, fine.model().eval(), made, prompt, GREEDY, generator, levels=2)
+    assert (fewer == made).all()
+
+
+def test_the_first_levels_are_the_same_however_many_are_made(fine, speech):
+    torch.manual_seed(3)
+    model, coarse = fine.model().eval(), speech.clip(3).codes[:2]
+    every = generate_fine(fine, model, coarse, nobody(), GREEDY, torch.Generator())
+    for levels in (2, 3, 4):
+        some = generate_fine(fine, model, coarse, nobody(), GREEDY, torch.Generator(), levels=levels)
+        assert some.shape == (levels, coarse.shape[1]) and (some == every[:levels]).all()
 
 
 @given(total=st.integers(1, 500), longest=st.integers(2, 80), data=st.data())

@@ -78,7 +78,8 @@ class ClipNorm(nn.Module):
         self.padding, self.conv = padding, conv.forward
 
     def forward(self, found: Tensor) -> Tensor:
-        """[B, C, T] -> [B, C, T]; zeros behind each clip."""
+        """[B, C, T] -> [B, C, T] in fp32; zeros behind each clip."""
+        found = found.float()
         lengths, whole = self.padding.lengths, self.padding.whole
         if whole is not None:
             mean, variance = (torch.from_numpy(x).to(found) for x in (whole.mean, whole.variance()))

@@ -54,10 +54,11 @@ def test_batches_give_the_tokens_of_the_clips_one_by_one(checkpoints: dict[str, 
     assert len(batched) == len(single) and (batched == single).mean() >= 0.999
 
 
-def test_bf16_is_near_and_says_so(checkpoints: dict[str, Path], sound: Sound, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["wavlm-layer", "wav2vec2-group", "wav2vec2-bert-"])
+def test_bf16_is_near_and_says_so(checkpoints: dict[str, Path], sound: Sound, kind: str, tmp_path: Path) -> None:
     if not has_bf16(torch.device("cpu")):
         pytest.skip("no bf16 on this processor")
-    folder = checkpoints["wavlm-layer"]
+    folder = checkpoints[kind]
     plain = make(folder)
     near = SemanticTokenizer(Encoder.load(folder, 2, dtype="bf16"), plain.centroids, standardise=True)
     assert near.spec.fingerprint != plain.spec.fingerprint
