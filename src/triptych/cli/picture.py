@@ -69,6 +69,7 @@ def strip(axes: "Axes", tokens: NDArray[Any], seconds: float, name: str, first_l
     axes.set_ylabel(name)
     axes.set_yticks([])
     if not tokens.size:
+        axes.text(0.5, 0.5, "left out", transform=axes.transAxes, ha="center", va="center", color="grey")
         return
     levels = len(tokens)
     extent = (0.0, seconds, first_level + levels - 0.5, first_level - 0.5)
