@@ -21,8 +21,10 @@ def test_it_does_what_the_library_does():
     ours = started()
     theirs = library.ResidualVQ(
         dim=WIDTH, num_quantizers=LEVELS, codebook_size=SIZE, decay=0.9, kmeans_init=True, rotation_trick=False,
-        threshold_ema_dead_code=DEAD,
+        threshold_ema_dead_code=DEAD * 10 / SIZE,
     ).train()  # fmt: skip
+    for layer in theirs.layers:
+        layer._codebook.reset_cluster_size = 10 / SIZE
     theirs.load_state_dict(ours.state_dict())
     restarts = 0
     for step in range(12):
@@ -55,7 +57,7 @@ def test_dead_entries_begin_anew_as_vectors_of_the_batch():
     assert len(level.embed[0, :5].unique(dim=0)) == 5
     for _ in range(60):
         quantizer(torch.randn(1, 40, WIDTH))
-    assert (level.cluster_size[0, :5] > DEAD).all()  # and are used from then on
+    assert (level.cluster_size[0, :5] > DEAD * 40 / SIZE).all()  # and are used from then on
 
 
 def test_more_dead_entries_than_frames_wait_for_the_next_step():
@@ -64,7 +66,7 @@ def test_more_dead_entries_than_frames_wait_for_the_next_step():
     with torch.no_grad():
         level.embed[:], level.embed_avg[:], level.cluster_size[:] = 100.0, 0.0, 0.0
     quantizer(torch.randn(1, 3, WIDTH))
-    assert int((level.cluster_size >= DEAD).sum()) in (3, 4)  # three begun anew, and perhaps the one that was hit
+    assert int((level.cluster_size >= DEAD * 3 / SIZE).sum()) in (3, 4)  # three begun anew, and perhaps the one that was hit
 
 
 def test_more_levels_are_nearer_and_evaluation_changes_nothing():
