@@ -98,6 +98,7 @@ class Request:
         }
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.levels = self._levels()
 
     def clock(self, name: str) -> "_Clock":
         return _Clock(self.seconds, name)
@@ -181,8 +182,7 @@ class Request:
             span = self._span(voice, fine_stage.config.prompt)
             sampling, stream = self.settings.fine, self.streams["fine"]
             coarse = coarse[: fine_stage.config.coarse_levels]
-            levels = self._levels(len(coarse))
-            codes = generate_fine(fine_stage, fine_model, coarse, span, sampling, stream, made, levels)
+            codes = generate_fine(fine_stage, fine_model, coarse, span, sampling, stream, made, self.levels)
         if before is not None and made is not None:
             grid = self.cascade.grid
             new = made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat
@@ -196,7 +196,9 @@ class Request:
         rate = self.cascade.sample_rate
         return Utterance(waveform, rate, semantic, codes, text, dict(self.seconds), tuple(self.notes))
 
-    def _levels(self, coarse: int) -> int:
+    def _levels(self) -> int:
+        """Known before any stage has worked for nothing."""
+        coarse = self.cascade.stages["fine"][0].config.coarse_levels
         most, asked = self.cascade.tokenizers.acoustic.num_levels, self.settings.levels
         if asked and not coarse <= asked <= most:
             raise ValueError(f"levels={asked}: this cascade makes {coarse} to {most} codec levels; 0 means all")

@@ -1,5 +1,6 @@
 """The cascade in the box: whole, small, without pickles, and it does its jobs."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,3 +42,14 @@ def test_more_text_takes_more_time(cascade: Cascade) -> None:
 def test_a_text_longer_than_a_window_is_spoken_whole(cascade: Cascade) -> None:
     text = "The old bridge was closed because of the heavy rain. " * 8
     assert cascade.speak(text).seconds > 15
+
+
+def test_levels_that_are_not_asked_for_are_not_made(cascade: Cascade) -> None:
+    few, every = (cascade.speak("Yes.", settings=replace(cascade.settings, levels=n)) for n in (2, 0))
+    assert every.codes.shape == (cascade.tokenizers.acoustic.num_levels, few.codes.shape[1])
+    assert np.array_equal(few.codes, every.codes[:2])
+
+
+def test_levels_that_the_codec_has_not_are_refused_before_any_work(cascade: Cascade) -> None:
+    with pytest.raises(ValueError, match=r"levels=9: this cascade makes 2 to 8"):
+        cascade.speak("Yes.", settings=replace(cascade.settings, levels=9))

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from triptych.tokenizers.hub import on_this_machine
+
 SNAC_REASON = (
     "its levels run at rates of their own (vq_strides {strides}), so its codes lie on no [Q, T'] grid: "
     "use descript/dac_24khz, kyutai/mimi or facebook/encodec_24khz"
@@ -40,8 +42,9 @@ def read_checkpoint(source: Path | str) -> Any:
     """
     from transformers import DacModel, EncodecModel, MimiModel, PreTrainedConfig
 
+    here = on_this_machine(source)
     try:
-        config, _ = PreTrainedConfig.get_config_dict(source)
+        config, _ = PreTrainedConfig.get_config_dict(source, local_files_only=here)
         kind = config.get("model_type")
         if kind is None and "vq_strides" in config:
             raise ValueError(f"{source} is a SNAC: " + SNAC_REASON.format(strides=config["vq_strides"]))
@@ -49,7 +52,7 @@ def read_checkpoint(source: Path | str) -> Any:
         if kind not in models:
             raise ValueError(f"{source}: config.json is of model_type {kind}; codecs are {', '.join(models)}")
         model, found = models[kind].from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, local_files_only=here
         )
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{source}: no codec checkpoint that can be loaded: {str(error).splitlines()[0]}") from None

@@ -61,9 +61,10 @@ def demo(
     spoken = cascade.speak(text, voice=first, settings=settings)
     show(f"spoken, voice {first}" if first else "spoken", FILES[0], spoken)
     prompt = output / FILES[1]
-    write_wav(prompt, spoken.waveform[: int(PROMPT_SECONDS * spoken.sample_rate)], spoken.sample_rate)
+    heard = spoken.waveform[: int(PROMPT_SECONDS * spoken.sample_rate)]
+    write_wav(prompt, heard, spoken.sample_rate)
     continued = cascade.continue_(prompt, seconds=CONTINUED_SECONDS, settings=settings)
-    show(f"its first {PROMPT_SECONDS:g} s continued, without a text", FILES[2], continued)
+    show(f"its first {len(heard) / spoken.sample_rate:.3g} s continued, without a text", FILES[2], continued)
     if second:
         converted = cascade.convert(output / FILES[0], voice=second, settings=settings)
         show(f"converted into voice {second}", FILES[3], converted)

@@ -6,8 +6,9 @@ layers   DIR/report.json
              layers.png     a panel a measure, over layers; a line a size of the alphabet
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,14 +66,7 @@ def tokens(
     with atomic_folder(output) as beside:
         write_json(beside / "report.json", record)
         draw_tokens(report, beside / "tokens.png")
-    if as_json:
-        result_json(record)
-        return
-    for line in token_lines(report):
-        result(line)
-    for name, reason in report.missing.items():
-        log(f"no {name}: {reason}")
-    result(str(output))
+    tell(record, output, [] if as_json else token_lines(report), report.missing, as_json)
 
 
 def layers(
@@ -110,12 +104,17 @@ def layers(
     with atomic_folder(output) as beside:
         write_json(beside / "report.json", record)
         draw_layers(report, beside / "layers.png")
+    tell(record, output, [] if as_json else layer_lines(report), report.missing, as_json)
+
+
+def tell(record: dict[str, Any], output: Path, lines: list[str], missing: Mapping[str, str], as_json: bool) -> None:
+    """What was measured, on stdout; what could not be, on stderr."""
     if as_json:
         result_json(record)
         return
-    for line in layer_lines(report):
+    for line in lines:
         result(line)
-    for name, reason in report.missing.items():
+    for name, reason in missing.items():
         log(f"no {name}: {reason}")
     result(str(output))
 

@@ -162,7 +162,12 @@ def draw_strips(figure: Any, example: "Example", report: "Report") -> None:
         axes.set_xlabel("seconds", fontsize=8, labelpad=0)
         axes.tick_params(labelsize=8)
     grid[0].set_ylabel("kHz", fontsize=8)
-    figure.suptitle(shorten(f"one clip: {example.name}"), x=0.01, ha="left", fontsize=10, parse_math=False)
+    figure.suptitle(shorten(f"one clip: {short_name(example.name)}"), x=0.01, ha="left", fontsize=10, parse_math=False)
+
+
+def short_name(name: str) -> str:
+    """A recording without the folders that lead to its own."""
+    return "/".join(name.split("/")[-2:])
 
 
 def power_of_two(levels: int | None) -> bool:

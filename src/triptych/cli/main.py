@@ -31,7 +31,6 @@ EXTRAS = {
     "speechmos": "dnsmos",
     "swift_f0": "eval",
     "tensorboard": "train",
-    "vector_quantize_pytorch": "train",
 }
 """module -> the extra that installs it"""
 

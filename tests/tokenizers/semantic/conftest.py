@@ -96,6 +96,12 @@ KINDS = [
 ]
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of encoder in turn."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of each kind of encoder."""

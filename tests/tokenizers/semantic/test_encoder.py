@@ -16,20 +16,8 @@ from triptych.tokenizers.semantic.inputs import receptive_field, wave_front_end
 from triptych.tokenizers.waveform import Waveform
 
 Sound = Callable[[int, int], Waveform]
-KINDS = [
-    "wav2vec2-group",
-    "wav2vec2-layer",
-    "hubert-group",
-    "hubert-layer",
-    "wavlm-group",
-    "wavlm-layer",
-    "data2vec-audio-",
-    "wav2vec2-bert-",
-    "whisper-",
-]
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_exact(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
     encoder = Encoder.load(checkpoints[kind], 2)
     generator = np.random.default_rng(0)
@@ -40,7 +28,6 @@ def test_frames_are_exact(checkpoints: dict[str, Path], sound: Sound, kind: str)
         assert features.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_it_is_what_transformers_says_at_every_layer(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
     waveform = sound(6400, 1)
     whole = AutoModel.from_pretrained(checkpoints[kind]).eval()
@@ -64,7 +51,6 @@ def test_it_is_what_transformers_says_at_every_layer(checkpoints: dict[str, Path
         assert torch.allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_batched_is_single(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
     encoder = Encoder.load(checkpoints[kind], 3)
     waveforms = [sound(length, i) for i, length in enumerate([5000, 3210, 5000, 650, 300, 4999, 3510])]
@@ -103,7 +89,6 @@ def test_normalisation_is_read_from_the_folder(checkpoints: dict[str, Path], sou
     assert not Encoder.load(folder, 1).front.normalise
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_saved_encoder_is_cut_and_equal(checkpoints: dict[str, Path], sound: Sound, kind: str, tmp_path: Path) -> None:
     encoder = Encoder.load(checkpoints[kind], 2)
     encoder.round()
