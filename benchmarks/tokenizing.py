@@ -1,6 +1,8 @@
 """`triptych tokenize` against the plain loop, alternating in one run on two cores.
 
     python benchmarks/tokenizing.py MANIFEST --tokenizers DIR [--clips 200] [--rounds 3]
+    python benchmarks/tokenizing.py MANIFEST        without --tokenizers: nine layers of a WavLM base and EnCodec 24 kHz
+                                                    at 6 kbit/s, of their published sizes, with random weights
 
     plain     read, resample, level, encode: one clip at a time, whole, through the same models of transformers, with
               all cores for each operation
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 
 from triptych.corpus.clips import part_seconds
@@ -30,7 +33,9 @@ from triptych.corpus.shard_plan import Share
 from triptych.corpus.shards import ShardConfig, ShardSet
 from triptych.corpus.workers import tokenize
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+from triptych.tokenizers.spec import WaveformSpec
 from triptych.tokenizers.trio import Tokenizers
 from triptych.tokenizers.waveform import prepare, read_audio
 
@@ -45,7 +50,7 @@ Found = dict[str, tuple[np.ndarray, np.ndarray]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--tokenizers", type=Path, required=True)
+    parser.add_argument("--tokenizers", type=Path)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
@@ -60,7 +65,8 @@ def main() -> None:
     drawn = sorted(np.random.default_rng(0).permutation(len(every))[: said.clips])
     clips = [every[i] for i in drawn]
     with tempfile.TemporaryDirectory() as scratch:
-        print(json.dumps(compare(clips, said.tokenizers, said.rounds, said.cores, Path(scratch)), indent=1))
+        tokenizers = said.tokenizers or published_sizes(clips, Path(scratch) / "published")
+        print(json.dumps(compare(clips, tokenizers, said.rounds, said.cores, Path(scratch)), indent=1))
 
 
 def compare(clips: list[Recording], folder: Path, rounds: int, cores: int, scratch: Path) -> dict[str, Any]:
@@ -119,6 +125,27 @@ def plain_loop(tokenizers: Tokenizers, clips: list[Recording]) -> Found:
         beats = round(len(padded) / (grid.beat * spec.sample_rate))
         found[clip.id] = (grid.on_beats(semantic, beats), codes.numpy().astype(np.uint16))
     return found
+
+
+def published_sizes(clips: list[Recording], into: Path) -> Path:
+    """Tokenizers as large as microsoft/wavlm-base-plus up to layer 9, with 500 ids, and facebook/encodec_24khz."""
+    from transformers import EncodecConfig, EncodecModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+
+    torch.manual_seed(0)
+    rate = EncodecConfig().sampling_rate
+    encoder, spec = into / "encoder", WaveformSpec(rate)
+    WavLMModel(WavLMConfig(num_hidden_layers=9)).save_pretrained(encoder)
+    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=False).save_pretrained(encoder)
+    loaded = Encoder.load(encoder, 9)
+    heard = [prepare(*read_audio(clip.path, clip.start, part_seconds(clip), clip.channel), spec) for clip in clips[:20]]
+    features = torch.cat(loaded.features([soxr.resample(waveform, rate, 16_000) for waveform in heard]))
+    SemanticTokenizer(loaded, features[torch.randperm(len(features))[:500]], standardise=False).save(into / "semantic")
+    codec = EncodecModel(EncodecConfig())
+    for layer in codec.quantizer.layers:
+        layer.codebook.embed.normal_()
+    AcousticTokenizer(codec.half().float(), 8).save(into / "acoustic")
+    (into / "waveform.json").write_text(json.dumps(vars(spec)))
+    return into
 
 
 def in_bf16(folder: Path, into: Path) -> Path:

@@ -5,8 +5,8 @@
   1. all levels are looked up under the entries as they are
   2. counts [Q, K] and sums [Q, K, D] of what fell to each entry, summed over ranks, move the averages
      (van den Oord et al. 2017, appendix A.1; Razavi et al. 2019, equation 2, with Laplace smoothing)
-  3. entries used less than `DEAD` of what an even use would be begin anew as residuals of this step, as if they had been
-     used evenly (Dhariwal et al. 2020; Zeghidour et al. 2021, section III-C)
+  3. entries used less than `DEAD` of an even use begin anew as residuals of this step, as if they had been used evenly
+     (Dhariwal et al. 2020; Zeghidour et al. 2021, section III-C)
 The codebooks start as k-means of given latents, level by level. Sizes, rules and the names of the states are those of
 vector-quantize-pytorch, which is the slow reference in the tests. Invariant: all ranks draw the same random numbers and
 add the same sums, so codebooks are equal everywhere. Knows no waveform.
