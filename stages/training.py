@@ -40,7 +40,7 @@ class RunConfig:
     resume: bool = False
     """go on from the run's latest checkpoint"""
     init: str | None = None
-    """stage folder or checkpoint whose weights the run begins with"""
+    """stage folder or checkpoint whose weights the run begins with; levels that it lacks begin anew"""
     budget: int = 4096
     """positions a micro-batch, padding included"""
     validation_rows: int = 64
@@ -108,10 +108,11 @@ def train_stage(
         raise ValueError(f"{config.shards} holds no clip of split train that the {name} stage can learn from")
     torch.manual_seed(config.training.seed)
     model = stage.model()
-    if config.init:
-        _initialise(model, Path(config.init))
+    new = _initialise(model, Path(config.init)) if config.init else []
     resolved = asdict(config) | {"stage": asdict(stage.config)}
     with RunFolder(Path(config.run), resolved) as run:
+        if new:
+            run.warn(0, f"init={config.init} lacks {len(new)} tensors, which begin anew: {', '.join(new)}")
         return train(
             model,
             batches_of(stage, speech, usable, config),
@@ -126,17 +127,21 @@ def train_stage(
         )
 
 
-def _initialise(model: nn.Module, source: Path) -> None:
+def _initialise(model: nn.Module, source: Path) -> list[str]:
+    """Takes over the weights of `source`; returns what it lacks."""
     from triptych.stages.three import load_stage
     from triptych.training.run import find_checkpoint
 
     _, other = load_stage(find_checkpoint(source, "best"))
     try:
-        model.load_state_dict(other.state_dict())
+        missing, unknown = model.load_state_dict(other.state_dict(), strict=False)
     except RuntimeError as error:
         raise ValueError(
             f"init={source}: its weights do not fit this config: {str(error).splitlines()[-1].strip()}"
         ) from None
+    if unknown:
+        raise ValueError(f"init={source}: this config has no place for {len(unknown)} of its tensors, as {unknown[0]}")
+    return list(missing)
 
 
 def batches_of(stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig) -> Callable[[int], list[Batch]]:

@@ -184,6 +184,18 @@ def test_a_run_begins_with_the_weights_of_another(work: Path, tmp_path: Path) ->
     assert result.exit_code == 1 and "do not fit" in str(result.exception)
 
 
+def test_a_coarse_stage_grows_by_a_level(work: Path, tmp_path: Path) -> None:
+    line = ["train", "coarse", "--config", "coarse/tiny", f"shards={work / 'shards'}", f"init={work / 'coarse'}"]
+    line += ["training.max_steps=1", "training.log_every=1"]
+    more = [*line, "stage.levels=3", f"run={tmp_path / 'more'}"]
+    assert CliRunner().invoke(app, more, catch_exceptions=False).exit_code == 0
+    warning, first, *_ = (json.loads(row) for row in open(tmp_path / "more" / "metrics.jsonl"))
+    assert "4 tensors, which begin anew" in warning["line"] and "heads.2.weight" in warning["line"]
+    assert first["loss_0"] < 0.5 and first["loss_2"] > 3.5
+    fewer = CliRunner().invoke(app, [*line, "stage.levels=1", f"run={tmp_path / 'fewer'}"])
+    assert fewer.exit_code == 1 and "no place for" in str(fewer.exception)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 def test_a_killed_run_goes_on_from_its_last_checkpoint(work: Path, tmp_path: Path, stage: str) -> None:
