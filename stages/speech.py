@@ -4,7 +4,6 @@ Invariant: what is drawn depends on the shards and on the generator that is pass
 Knows tokens and beats; knows no sequence and no model.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,17 +38,16 @@ class Speech:
     def __init__(self, shards: ShardSet, split: Split) -> None:
         self.shards = shards
         self.grid: TimeGrid = shards.grid
-        self.indices: list[int] = shards.indices(split).tolist()
+        self.indices = shards.indices(split)
 
     @cached_property
-    def by_speaker(self) -> dict[str, list[int]]:
-        """Speaker to the rows that are theirs; rows without a speaker are left out."""
-        speakers = defaultdict(list)
-        for index in self.indices:
-            speaker = self.shards.row(index).speaker
-            if speaker:
-                speakers[speaker].append(index)
-        return dict(speakers)
+    def by_speaker(self) -> dict[int, NDArray[np.int64]]:
+        """Number of a speaker to the rows that are theirs, ascending; rows without a speaker are left out."""
+        of = self.shards.speaker_of[self.indices]
+        order = np.argsort(of, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(of[order])) + 1)
+        found = {int(of[group[0]]): self.indices[group] for group in groups if len(group)}
+        return {speaker: rows for speaker, rows in found.items() if speaker >= 0}
 
     def beats(self, index: int) -> int:
         return len(self.shards.semantic(index)) // self.grid.semantic_per_beat
@@ -74,19 +72,19 @@ class Speech:
         spare = self.beats(index) - longest
         return self.clip(index, int(rng.integers(0, spare + 1)) if spare > 0 else 0, longest)
 
-    def others(self, index: int) -> list[int]:
+    def others(self, index: int) -> NDArray[np.int64]:
         """Other recordings of the same speaker."""
-        speaker = self.shards.row(index).speaker
-        return [other for other in self.by_speaker.get(speaker or "", []) if other != index]
+        rows = self.by_speaker.get(int(self.shards.speaker_of[index]), np.zeros(0, np.int64))
+        others: NDArray[np.int64] = rows[rows != index]
+        return others
 
     def stranger(self, index: int) -> int:
         """A recording of another speaker where there is one, else any other; always the same one for `index`."""
-        rng = np.random.default_rng(index)
-        speaker = self.shards.row(index).speaker
-        for other in rng.permutation(self.indices)[:50]:
-            if other != index and (speaker is None or self.shards.row(int(other)).speaker != speaker):
+        rng, of = np.random.default_rng(index), self.shards.speaker_of
+        for other in self.indices[rng.integers(0, len(self.indices), 50)]:
+            if other != index and (of[index] < 0 or of[other] != of[index]):
                 return int(other)
-        return next((other for other in self.indices if other != index), index)
+        return next((int(other) for other in self.indices if other != index), index)
 
     def voice_prompt(
         self, index: int, rng: np.random.Generator, beats: tuple[int, int], *, swap: bool = False
@@ -97,7 +95,7 @@ class Speech:
         """
         wanted = int(rng.integers(beats[0], beats[1] + 1))
         others = self.others(self.stranger(index) if swap else index)
-        if not others:
+        if not len(others):
             return []
         parts = [wanted] if wanted < 2 * beats[0] or rng.random() < 0.7 else [wanted // 2, wanted - wanted // 2]
         return [self.crop(int(rng.choice(others)), part, rng) for part in parts]

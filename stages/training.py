@@ -120,7 +120,7 @@ def train_stage(
             run,
             record_of(stage),
             validate=Validation(stage, held_out, model, config)
-            if held_out.indices and config.validation_rows
+            if len(held_out.indices) and config.validation_rows
             else None,
             resume=config.resume,
             progress=progress,

@@ -175,7 +175,7 @@ class SemanticStage:
     def _speech_only(self, speech: Speech, index: int, clip: Clip, rng: np.random.Generator) -> Row:
         """Clips of one speaker in a row, so that going on does not stop after a breath."""
         target, others = [clip], speech.others(index)
-        room = speech.beats(index) if not others else self._longest(speech) // 2
+        room = speech.beats(index) if not len(others) else self._longest(speech) // 2
         left = min(self._longest(speech), room) - speech.beats(index)
         while left > 0 and target[-1].whole:
             target.append(speech.clip(int(rng.choice(others)), 0, left))

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from triptych.corpus.manifest import Recording, write_manifest
+from triptych.corpus.shard_set import OPEN_SHARDS
 from triptych.corpus.shards import ShardConfig, ShardSet, verify, write_shards
 from triptych.tokenizers.spec import TokenizerSpec, WaveformSpec
 from triptych.tokenizers.trio import Tokenizers
@@ -186,3 +188,45 @@ def test_a_shard_of_rejected_rows_alone(
         r.path.unlink()
     write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
     assert verify(tmp_path / "t") == 5
+
+
+def test_more_shards_than_files_may_be_open(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    import resource
+
+    many = manifest.with_name("many.jsonl")
+    write_manifest(many, [dataclasses.replace(recordings[0], id=f"r{i}") for i in range(200)])
+    write_shards(many, tokenizers, tmp_path / "t", dataclasses.replace(SMALL, rows_per_shard=1))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 2 * OPEN_SHARDS + 20, before[1]))
+    try:
+        shards = ShardSet.open(tmp_path / "t")
+        assert [shards.row(i).id for i in range(200)] == [f"r{i}" for i in range(200)]
+        assert {len(shards.semantic(i)) for i in range(200)} == {len(shards.semantic(0))}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_row_costs_few_bytes_of_memory(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    import tracemalloc
+
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
+    rows, line = 20_000, (tmp_path / "t" / "shard-00000.jsonl").read_text().splitlines()[0]
+    arrays = {f"{kind}_offsets": np.arange(rows + 1) for kind in ("text", "semantic", "codes")}
+    levels = tokenizers.specs["acoustic"].levels
+    arrays |= {
+        kind: np.zeros(rows * (levels if kind == "codes" else 1), np.uint16) for kind in ("text", "semantic", "codes")
+    }
+    save_file(arrays, tmp_path / "t" / "shard-00000.safetensors")
+    (tmp_path / "t" / "shard-00000.jsonl").write_text((line + "\n") * rows)
+    record = json.loads((tmp_path / "t" / "shards.json").read_text()) | {"files": {}}
+    (tmp_path / "t" / "shards.json").write_text(json.dumps(record))
+    tracemalloc.start()
+    shards = ShardSet.open(tmp_path / "t")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(shards) > rows and held < 30 * rows

@@ -1,6 +1,5 @@
 """A corpus of random tokens, small stages, and no tokenizer: stages see tokens only."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,6 @@ from triptych.tokenizers.spec import TimeGrid, TokenizerSpec
 torch.set_num_threads(1)
 
 
-@dataclass
-class FakeRow:
-    speaker: str | None
-
-
 class FakeShards:
     """Twelve clips of three speakers, the last one unnamed; rates as given, four levels of 16 entries."""
 
@@ -31,15 +25,13 @@ class FakeShards:
             "acoustic": TokenizerSpec("acoustic", "fake", 16, 24_000, acoustic_hop, levels=4, fingerprint="a"),
         }
         self.grid = TimeGrid.of(self.specs["semantic"], self.specs["acoustic"])
-        self.rows = [FakeRow(["ann", "bob", None][i % 3]) for i in range(clips)]
+        self.speakers = ["ann", "bob"]
+        self.speaker_of = np.array([[0, 1, -1][i % 3] for i in range(clips)], dtype=np.int32)
         beats = rng.integers(25, 60, clips)
         s, a = self.grid.semantic_per_beat, self.grid.acoustic_per_beat
         self._semantic = [rng.integers(0, 20, b * s).astype(np.uint16) for b in beats]
         self._codes = [rng.integers(0, 16, (4, b * a)).astype(np.uint16) for b in beats]
         self._text = [rng.integers(0, 10, 12 if i % 4 else 0).astype(np.uint16) for i in range(clips)]
-
-    def row(self, i: int) -> FakeRow:
-        return self.rows[i]
 
     def text(self, i: int) -> Any:
         return self._text[i]
@@ -51,7 +43,7 @@ class FakeShards:
         return self._codes[i]
 
     def indices(self, split: str) -> Any:
-        return np.arange(len(self.rows))
+        return np.arange(len(self._semantic))
 
 
 @pytest.fixture(params=[(640, 480), (320, 320)], ids=["25:50 Hz", "50:75 Hz"])

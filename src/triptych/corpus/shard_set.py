@@ -8,15 +8,19 @@
       rejected.jsonl            rows that could not be tokenized, with reasons
       shards.json               format, specs, preparation, checksums; written last, so its presence means whole
 
-Shards are memory-mapped. `shards.py` writes them. Knows no stage and draws no batch.
+Shards are memory-mapped, some of them at a time: a set of 100,000 hours has more files than a process may hold open.
+Of each row, split, speaker and lengths stay in memory, as numbers; its line is read when asked for. `shards.py` writes
+them. Knows no stage and draws no batch.
 """
 
 import json
 import mmap
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +34,10 @@ FORMAT = 1
 SHARDS_FILE = "shards.json"
 SHOWN_MISSING = 8
 """names of missing shards in a message"""
+OPEN_SHARDS = 128
+"""mapped at a time: two files each, of the 1024 that a process may commonly have"""
 KINDS = ("text", "semantic", "codes")
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 Ids = NDArray[np.uint16]
 
@@ -53,11 +60,25 @@ class Shard:
     """One pair of files, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
-        self.arrays = map_safetensors(path)
-        lines = json_lines(path.with_suffix(".jsonl"))
-        self.rows = [Row(**row) if isinstance(row, dict) else _damaged(path, row) for _, row in lines]
-        if any(len(self.arrays[f"{kind}_offsets"]) != len(self.rows) + 1 for kind in KINDS):
-            raise ValueError(f"{path} and its .jsonl have different numbers of rows: tokenize again")
+        self.path, self.arrays = path, map_safetensors(path)
+
+    def __len__(self) -> int:
+        return len(self.arrays["semantic_offsets"]) - 1
+
+    def row(self, row: int) -> Row:
+        return Row(**json.loads(self._lines[self._ends[row] : self._ends[row + 1]]))
+
+    @cached_property
+    def _lines(self) -> bytes | mmap.mmap:
+        lines = self.path.with_suffix(".jsonl")
+        with open(lines, "rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if lines.stat().st_size else b""
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Where lines begin and end."""
+        breaks = np.flatnonzero(np.frombuffer(self._lines, np.uint8) == ord("\n"))
+        return np.concatenate([np.zeros(1, np.int64), breaks + 1])
 
     def ids(self, kind: str, row: int, levels: int = 1) -> Ids:
         start, end = self.arrays[f"{kind}_offsets"][row : row + 2]
@@ -76,8 +97,24 @@ class ShardSet:
         """by kind: semantic, acoustic, and text unless the corpus was tokenized without"""
         self.waveform = build(WaveformSpec, record["waveform"], where=str(folder / SHARDS_FILE))
         self.grid = TimeGrid.of(self.specs["semantic"], self.specs["acoustic"])
-        self._shards = [Shard(folder / name) for name in record["shards"]]
-        self._where = [(shard, row) for shard in self._shards for row in range(len(shard.rows))]
+        self._names: list[str] = record["shards"]
+        self._shard = lru_cache(OPEN_SHARDS)(lambda k: Shard(folder / self._names[k]))
+        self.speakers: list[str] = []
+        """all who are named, in the order of the manifest"""
+        splits, speakers, firsts = array("B"), array("i"), array("q", [0])
+        numbers: dict[str | None, int] = {None: -1}
+        for k, name in enumerate(self._names):
+            for row in _rows(folder / name):
+                if numbers.setdefault(row.speaker, len(self.speakers)) == len(self.speakers):
+                    self.speakers.append(str(row.speaker))
+                splits.append(SPLITS.index(row.split))
+                speakers.append(numbers[row.speaker])
+            firsts.append(len(splits))
+            if firsts[-1] - firsts[-2] != len(self._shard(k)):
+                raise ValueError(f"{folder / name} and its .jsonl have different numbers of rows: tokenize again")
+        self.speaker_of: NDArray[np.int32] = np.array(speakers, dtype=np.int32)
+        """[rows], place in `speakers`; -1 where nobody is named"""
+        self._splits, self._firsts = np.array(splits, dtype=np.uint8), np.array(firsts)
 
     @classmethod
     def open(
@@ -105,36 +142,42 @@ class ShardSet:
         return shards
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._splits)
 
     def row(self, i: int) -> Row:
-        shard, row = self._where[i]
-        return shard.rows[row]
+        shard, row = self._at(i)
+        return shard.row(row)
 
     def text(self, i: int) -> Ids:
         """[L]; empty where the recording has no text."""
-        shard, row = self._where[i]
+        shard, row = self._at(i)
         return shard.ids("text", row)
 
     def semantic(self, i: int) -> Ids:
         """[T], read-only."""
-        shard, row = self._where[i]
+        shard, row = self._at(i)
         return shard.ids("semantic", row)
 
     def codes(self, i: int) -> Ids:
         """[Q, T'], read-only."""
-        shard, row = self._where[i]
+        shard, row = self._at(i)
         levels = self.specs["acoustic"].levels
         return shard.ids("codes", row, levels).reshape(levels, -1)
 
     def indices(self, split: Split) -> NDArray[np.int64]:
         """Rows of one split, ascending."""
-        return np.array([i for i in range(len(self)) if self.row(i).split == split], dtype=np.int64)
+        return np.flatnonzero(self._splits == SPLITS.index(split))
 
     def lengths(self, kind: str) -> NDArray[np.int64]:
         """Frames (or text tokens) of every row; kind is text, semantic or codes."""
-        parts = [np.diff(shard.arrays[f"{kind}_offsets"]) for shard in self._shards]
+        parts = [np.diff(self._shard(k).arrays[f"{kind}_offsets"]) for k in range(len(self._names))]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def _at(self, i: int) -> tuple[Shard, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        k = int(np.searchsorted(self._firsts, i, side="right")) - 1
+        return self._shard(k), i - int(self._firsts[k])
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -216,5 +259,10 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _damaged(path: Path, reason: str) -> Row:
-    raise ValueError(f"{path.with_suffix('.jsonl')} is damaged ({reason}): tokenize again")
+def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a shard, each read and forgotten."""
+    lines = path.with_suffix(".jsonl")
+    for _, row in json_lines(lines):
+        if not isinstance(row, dict):
+            raise ValueError(f"{lines} is damaged ({row}): tokenize again")
+        yield Row(**row)
