@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from triptych.tokenizers.acoustic.checkpoints import read_checkpoint, read_original
 from triptych.tokenizers.acoustic.families import Codec, family_of
 from triptych.tokenizers.acoustic.streaming import can_stream, encode_clips
+from triptych.tokenizers.precision import Dtype, check_bf16
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import Waveform, resample
 from triptych.training.files import fingerprint_of, read_json, write_json
@@ -39,7 +40,7 @@ class AcousticTokenizer:
             heard in spans.
     """
 
-    def __init__(self, model: Any, num_levels: int, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
+    def __init__(self, model: Any, num_levels: int, dtype: Dtype = "fp32") -> None:
         """`dtype` is of the encoder's arithmetic; the quantizer and the decoder compute in float32 always."""
         self.model = _in_float32(model).eval()
         self.codec: Codec = family_of(self.model)
@@ -49,6 +50,7 @@ class AcousticTokenizer:
         self._spans = self.codec.name == "encodec" and can_stream(model)
         if dtype == "bf16" and not self._spans:
             raise ValueError(f"dtype=bf16: only causal EnCodec models can, not this {self.codec.name}: use dtype=fp32")
+        check_bf16(dtype, next(self.model.parameters()).device)
         arithmetic = "float32" if dtype == "fp32" else "float32 weights, bf16 arithmetic"
         decides = {"weights": _digest(self.codec), "levels": num_levels, "dtype": arithmetic}
         self.spec = TokenizerSpec(
@@ -82,12 +84,13 @@ class AcousticTokenizer:
         return self.spec.size
 
     @classmethod
-    def load(cls, source: Path | str, num_levels: int | None = None) -> "AcousticTokenizer":
+    def load(cls, source: Path | str, num_levels: int | None = None, dtype: Dtype | None = None) -> "AcousticTokenizer":
         """Loads a folder, a hub id such as facebook/encodec_24khz, descript/dac_24khz or kyutai/mimi, or a `.th` file
         of the original `encodec` package.
 
         Args:
             num_levels: quantizer levels to keep; by default those of tokenizer.json, else all of the model.
+            dtype: of its encoder's arithmetic; by default that of tokenizer.json, else fp32.
         Raises:
             ValueError: no codec's checkpoint there, a damaged one, or one whose codes lie on no grid.
         """
@@ -95,7 +98,8 @@ class AcousticTokenizer:
         model = read_original(path) if path.is_file() else read_checkpoint(source)
         settings = path / "tokenizer.json"
         said = read_json(settings) if settings.exists() else {}
-        return cls(model, num_levels or said.get("levels") or family_of(model).levels, said.get("dtype", "fp32"))
+        levels = num_levels or said.get("levels") or family_of(model).levels
+        return cls(model, levels, dtype or said.get("dtype", "fp32"))
 
     def save(self, folder: Path) -> None:
         """Writes the transformers folder: in float16 where that changes no weight, else in float32."""

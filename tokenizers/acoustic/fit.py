@@ -108,7 +108,7 @@ def fit_acoustic(
             )
         if rank() == 0:
             with atomic_folder(folder) as beside:
-                AcousticTokenizer(model.export(), model.levels).save(beside)
+                AcousticTokenizer(model.export(), model.levels, config.dtype).save(beside)
         wait_for_all()
         return AcousticTokenizer.load(folder)
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+from triptych.tokenizers.precision import Dtype
 from triptych.training.config import STRICT, TrainingConfig
 
 
@@ -93,6 +94,8 @@ class CodecFitConfig:
     """what makes the sound natural beyond the distances; off by default"""
     compile: bool = False
     """encoder and decoder through torch.compile in training; it costs a minute or more of compiling at the start"""
+    dtype: Dtype = "fp32"
+    """of its encoder when it tokenizes: bf16 is faster and gives other codes; part of the fingerprint"""
     validation_clips: int = 16
     """held-out clips that are coded at each validation"""
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from triptych.tokenizers.precision import Dtype, check_bf16
 from triptych.tokenizers.semantic.families import quiet, read_model, save_front_end
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, moments_of, parts_of, unit_variance
@@ -34,9 +35,7 @@ from triptych.tokenizers.semantic.padding import Padding
 from triptych.tokenizers.semantic.windows import Span, Windows, spans
 from triptych.tokenizers.waveform import Waveform
 
-__all__ = ["Dtype", "Encoder", "quiet"]
-
-Dtype = Literal["fp32", "bf16"]
+__all__ = ["Encoder", "quiet"]
 
 
 class Encoder:
@@ -62,11 +61,7 @@ class Encoder:
         self.dtype = dtype
         self.batch_samples = 0
         """padded samples of a batch; 0 hears one clip at a time, so that no clip depends on its neighbours"""
-        if dtype == "bf16" and not has_bf16(model.device):
-            raise ValueError(
-                "dtype = bf16: this processor has no bf16 arithmetic, and others would give other tokens; use "
-                "one that has it (AVX512-BF16, AMX, Armv8.6, CUDA from Ampere on), or fit with dtype=fp32"
-            )
+        check_bf16(dtype, model.device)
         self._padding = Padding(model, front)
 
     @property
@@ -243,13 +238,3 @@ def round_weights(module: torch.nn.Module) -> None:
             if not rounded.isfinite().all():
                 raise ValueError(f"weight {name} of the encoder does not fit float16")
             value.copy_(rounded)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies in bf16 itself, and not by way of fp32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if hasattr(torch.cpu, "get_capabilities"):
-        can = torch.cpu.get_capabilities()
-        return any(can.get(key, False) for key in ("avx512_bf16", "amx_bf16", "bf16"))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

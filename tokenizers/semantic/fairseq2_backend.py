@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.tokenizers.semantic.encoder import Dtype, Encoder, round_weights
+from triptych.tokenizers.precision import Dtype
+from triptych.tokenizers.semantic.encoder import Encoder, round_weights
 from triptych.tokenizers.semantic.fairseq2 import read_checkpoint, read_weights
 from triptych.tokenizers.semantic.filterbank import MELS
 from triptych.tokenizers.semantic.windows import Windows

@@ -18,7 +18,8 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from triptych.tokenizers.clips import Clips
-from triptych.tokenizers.semantic.encoder import Dtype, Encoder
+from triptych.tokenizers.precision import Dtype
+from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.means import StreamMeans
 from triptych.tokenizers.semantic.means_run import MeansRun, Position
 from triptych.tokenizers.semantic.stream import Frames, Heard

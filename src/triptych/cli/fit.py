@@ -7,13 +7,16 @@ text       ─▶ phonemes or pieces
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from triptych.cli.options import Config, Json, Overrides
 from triptych.cli.paths import check_folder, find_config
 from triptych.cli.progress import Bar, log, result, result_json
+
+if TYPE_CHECKING:
+    from triptych.tokenizers.acoustic.settings import CodecFitConfig
 
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Made by 'prepare'.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")]
@@ -94,7 +97,7 @@ def acoustic(
         typer.Option(
             "--from",
             metavar="DIR_OR_HUB_ID",
-            help="Take this EnCodec, DAC, Mimi or original .th file as it is, with levels=Q; train none.",
+            help="Take this EnCodec, DAC, Mimi or original .th file as it is, with levels=Q and dtype=; train none.",
         ),
     ] = None,
     as_json: Json = False,
@@ -108,7 +111,7 @@ def acoustic(
     check_folder(output)
     settings, resume = read_config(CodecFitConfig, config, overrides, "fit acoustic")
     if source is not None:
-        take_codec(source, settings.levels, output)
+        take_codec(source, settings, output)
         report(output, as_json)
         return
     clips = read_clips(manifest, settings.sample_rate, "train")
@@ -120,12 +123,12 @@ def acoustic(
     report(output, as_json)
 
 
-def take_codec(source: str, levels: int, output: Path) -> None:
+def take_codec(source: str, settings: "CodecFitConfig", output: Path) -> None:
     """Copies a codec, with the levels to keep, into a tokenizer's folder."""
     from triptych.tokenizers.acoustic.codec import AcousticTokenizer
     from triptych.training.files import atomic_folder
 
-    codec = AcousticTokenizer.load(source, levels)
+    codec = AcousticTokenizer.load(source, settings.levels, settings.dtype)
     with atomic_folder(output) as beside:
         codec.save(beside)
 

@@ -15,6 +15,8 @@ from typing import Any
 
 QUIET_SECONDS = 30.0
 """between two lines where stderr is not a terminal"""
+SETTLED_SECONDS = 0.1
+"""before that a rate says nothing"""
 SHOWN_METRICS = ("loss", "accuracy", "perplexity", "gradient_norm")
 
 
@@ -91,7 +93,8 @@ class Bar:
         if self._first is None:
             return 0.0
         began, at = self._first
-        return (self.done - began) / max(1e-9, time.monotonic() - at)
+        elapsed = time.monotonic() - at
+        return (self.done - began) / elapsed if elapsed > SETTLED_SECONDS else 0.0
 
     def count(self) -> str:
         of = f"/{self.total}" if self.total is not None else ""

@@ -1,15 +1,20 @@
 """An encoder that hears spans, or several clips at once, gives the codes of the whole clip alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import EncodecConfig, EncodecModel
+from typer.testing import CliRunner
 
+from triptych.cli.main import app
 from triptych.tokenizers.acoustic import streaming
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.acoustic.families import Encodec
 from triptych.tokenizers.acoustic.streaming import can_stream, encode_clips
+from triptych.tokenizers.precision import has_bf16
 
 LOUD = 5.0
 """noise that makes random weights say something"""
@@ -88,10 +93,21 @@ def test_a_model_that_looks_ahead_is_heard_whole() -> None:
         AcousticTokenizer(model, 2, "bf16")
 
 
-def test_bf16_is_another_tokenizer() -> None:
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16 arithmetic")
+def test_bf16_is_another_tokenizer(tmp_path: Path) -> None:
     plain, other = AcousticTokenizer(tiny("starter"), 4), AcousticTokenizer(tiny("starter"), 4, "bf16")
     assert plain.spec.fingerprint != other.spec.fingerprint
     sound = torch.randn(48_000, generator=torch.Generator().manual_seed(0)).numpy() * LOUD
     left, right = plain.encode(sound, 24_000), other.encode(sound, 24_000)
     assert left.shape == right.shape
     assert 0 < (left != right).mean() < 0.5
+    plain.save(tmp_path / "plain")
+    line = ["fit", "acoustic", "-", "-o", tmp_path / "other", "--from", tmp_path / "plain", "levels=4", "dtype=bf16"]
+    assert CliRunner().invoke(app, list(map(str, line))).exit_code == 0
+    assert AcousticTokenizer.load(tmp_path / "other").spec == other.spec
+
+
+def test_bf16_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triptych.tokenizers.precision.has_bf16", lambda device: False)
+    with pytest.raises(ValueError, match="no bf16 arithmetic"):
+        AcousticTokenizer(tiny("starter"), 4, "bf16")

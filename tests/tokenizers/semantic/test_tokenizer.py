@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.tokenizers.semantic.encoder import Encoder, has_bf16
+from triptych.tokenizers.precision import has_bf16
+from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, standardised, to_rate
 from triptych.tokenizers.waveform import Waveform
@@ -69,7 +70,7 @@ def test_bf16_is_near_and_says_so(checkpoints: dict[str, Path], sound: Sound, ki
 
 
 def test_bf16_is_refused_where_there_is_none(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triptych.tokenizers.semantic.encoder.has_bf16", lambda device: False)
+    monkeypatch.setattr("triptych.tokenizers.precision.has_bf16", lambda device: False)
     with pytest.raises(ValueError, match="no bf16 arithmetic"):
         Encoder.load(checkpoints["wavlm-layer"], 2, dtype="bf16")
 
