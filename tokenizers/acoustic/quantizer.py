@@ -5,8 +5,8 @@
   1. all levels are looked up under the entries as they are
   2. counts [Q, K] and sums [Q, K, D] of what fell to each entry, summed over ranks, move the averages
      (van den Oord et al. 2017, appendix A.1; Razavi et al. 2019, equation 2, with Laplace smoothing)
-  3. entries used less than `DEAD` of an even use begin anew as residuals of this step, as if they had been used evenly
-     (Dhariwal et al. 2020; Zeghidour et al. 2021, section III-C)
+  3. entries used less than `DEAD` of an even use begin anew as residuals of this step (Dhariwal et al. 2020; Zeghidour
+     et al. 2021, section III-C)
 The codebooks start as k-means of given latents, level by level. Sizes, rules and the names of the states are those of
 vector-quantize-pytorch, which is the slow reference in the tests. Invariant: all ranks draw the same random numbers and
 add the same sums, so codebooks are equal everywhere. Knows no waveform.
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from triptych.training.distributed import rank, sum_over_ranks, take_from_first, world
 
-DEAD = 0.05
-"""share of an even use, averaged, below which an entry begins anew"""
+DEAD = 0.1
+"""share of an even use, averaged, below which an entry begins anew, and which it is then said to have: at once dead
+again unless something falls to it, since the latent moves on"""
 KMEANS_ROUNDS = 10
 SMOOTHING = 1e-5
 
@@ -68,8 +69,7 @@ class Codebook(nn.Module):
         self.embed.copy_(self.embed_avg / smoothed[..., None])
 
     def restart(self, entries: Tensor, vectors: Tensor, uses: float) -> None:
-        """`entries` [n] begin anew as vectors [n, D], said to have `uses` a step: with fewer they would be dead again
-        before anything could fall to them."""
+        """`entries` [n] begin anew as vectors [n, D], said to have `uses` a step."""
         self.embed[0, entries] = vectors
         self.cluster_size[0, entries] = uses
         self.embed_avg[0, entries] = vectors * uses
@@ -147,7 +147,7 @@ class TrainableQuantizer(nn.Module):
         if any(len(dead) for dead in entries):
             vectors = sum_over_ranks(torch.cat(mine)).split([len(dead) for dead in entries])
             for level, dead, new in zip(self.levels, entries, vectors, strict=True):
-                level.restart(dead, new, even)
+                level.restart(dead, new, DEAD * even)
 
     @staticmethod
     def _own(vectors: Tensor, at: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def test_a_collapse_is_said_in_log_and_metrics(tmp_path, capsys):
 
 
 def test_healthy_levels_are_all_counted_and_none_is_warned_of(tmp_path):
-    fit_acoustic(Noise(), Noise(), tmp_path / "codec", replace(TINY, decay=0.5))  # nine steps: entries must follow fast
+    fit_acoustic(Noise(), Noise(), tmp_path / "codec", TINY)
     last = rows(tmp_path / "codec.run", "train")[-1]
     assert last["collapsed_levels"] == 0 and rows(tmp_path / "codec.run", "warning") == []
     for level in range(TINY.levels):

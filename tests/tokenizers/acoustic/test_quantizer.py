@@ -23,8 +23,6 @@ def test_it_does_what_the_library_does():
         dim=WIDTH, num_quantizers=LEVELS, codebook_size=SIZE, decay=0.9, kmeans_init=True, rotation_trick=False,
         threshold_ema_dead_code=DEAD * 10 / SIZE,
     ).train()  # fmt: skip
-    for layer in theirs.layers:
-        layer._codebook.reset_cluster_size = 10 / SIZE
     theirs.load_state_dict(ours.state_dict())
     restarts = 0
     for step in range(12):
