@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
-from torch import nn
 
 from triptych.corpus.plan import BatchPlan
 from triptych.corpus.shards import ShardSet
+from triptych.stages.adapters import AdapterConfig, add_adapters, note_of
 from triptych.stages.coarse.sequence import CoarseConfig
 from triptych.stages.fine.sequence import FineConfig
+from triptych.stages.initial import beginning, laid_over
 from triptych.stages.listening import Listener
 from triptych.stages.semantic.sequence import SemanticConfig
 from triptych.stages.speech import Speech
@@ -40,7 +41,9 @@ class RunConfig:
     resume: bool = False
     """go on from the run's latest checkpoint"""
     init: str | None = None
-    """stage folder or checkpoint whose weights the run begins with"""
+    """bundle, run or checkpoint whose weights and stage config the run begins with"""
+    lora: AdapterConfig = AdapterConfig()
+    """low-rank adapters in place of all weights; needs init"""
     budget: int = 4096
     """positions a micro-batch, padding included"""
     validation_rows: int = 64
@@ -98,8 +101,13 @@ def train_stage(
         ValueError: a config key or value that does not fit, shards that cannot be read, no clip to learn from.
         TrainingError, TrainingStopped: see `training.loop.train`.
     """
+    start = beginning(str(tree["init"]), name) if tree.get("init") else None
+    if start:
+        tree = {**tree, "stage": laid_over(start.config, tree.get("stage", {}))}
     config = build(stage_config_class(name), dict(tree), f"config of the {name} stage")
     shards = ShardSet.open(Path(config.shards))
+    if start:
+        start.check(shards)
     specs = Specs(shards.specs["semantic"], shards.specs["acoustic"], shards.specs.get("text"))
     speech, held_out = Speech(shards, "train"), Speech(shards, "dev")
     stage = make_stage(name, asdict(config.stage), specs).measured(speech)
@@ -108,8 +116,12 @@ def train_stage(
         raise ValueError(f"{config.shards} holds no clip of split train that the {name} stage can learn from")
     torch.manual_seed(config.training.seed)
     model = stage.model()
-    if config.init:
-        _initialise(model, Path(config.init))
+    if start:
+        start.load(model)
+    if config.lora.rank:
+        if not start:
+            raise ValueError(f"lora.rank={config.lora.rank}: adapters need trained weights; name them with init=")
+        add_adapters(model, config.lora)
     resolved = asdict(config) | {"stage": asdict(stage.config)}
     with RunFolder(Path(config.run), resolved) as run:
         return train(
@@ -117,26 +129,13 @@ def train_stage(
             batches_of(stage, speech, usable, config),
             config.training,
             run,
-            record_of(stage),
+            record_of(stage) | note_of(config.lora),
             validate=Validation(stage, held_out, model, config)
             if held_out.indices and config.validation_rows
             else None,
             resume=config.resume,
             progress=progress,
         )
-
-
-def _initialise(model: nn.Module, source: Path) -> None:
-    from triptych.stages.three import load_stage
-    from triptych.training.run import find_checkpoint
-
-    _, other = load_stage(find_checkpoint(source, "best"))
-    try:
-        model.load_state_dict(other.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            f"init={source}: its weights do not fit this config: {str(error).splitlines()[-1].strip()}"
-        ) from None
 
 
 def batches_of(stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig) -> Callable[[int], list[Batch]]:

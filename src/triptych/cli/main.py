@@ -26,6 +26,7 @@ EXTRAS = {
     "deepspeed": "deepspeed",
     "encodec": "encodec",
     "jiwer": "eval",
+    "peft": "lora",
     "pesq": "pesq",
     "pystoi": "eval",
     "speechmos": "dnsmos",
