@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, equation 3): a trained stage learns a voice in a few hundred thousand weights.
+"""Low-rank adapters (LoRA, Hu et al. 2021, equation 3): few weights learn, all others stay as they are.
 
     x ─┬─ W, frozen ──────────────(+)─▶      while it trains:  qkv.base_layer.weight, qkv.lora_A…, qkv.lora_B…
        └─ A [rank, in] ─ B · s ────┘         as it is read:    qkv.weight = W + s · B · A,   s = alpha / rank

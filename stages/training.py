@@ -21,10 +21,11 @@ from triptych.stages.coarse.sequence import CoarseConfig
 from triptych.stages.fine.sequence import FineConfig
 from triptych.stages.initial import beginning, laid_over
 from triptych.stages.listening import Listener
+from triptych.stages.sanity import first_loss_is_wrong
 from triptych.stages.semantic.sequence import SemanticConfig
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Batch, Specs, Stage
-from triptych.stages.three import make_stage, record_of
+from triptych.stages.three import AnyStage, make_stage, record_of
 from triptych.training.config import STRICT, TrainingConfig, build
 from triptych.training.loop import pick_device, train
 from triptych.training.run import RunFolder
@@ -123,19 +124,31 @@ def train_stage(
             raise ValueError(f"lora.rank={config.lora.rank}: adapters need trained weights; name them with init=")
         add_adapters(model, config.lora)
     resolved = asdict(config) | {"stage": asdict(stage.config)}
+    validate = Validation(stage, held_out, model, config) if held_out.indices and config.validation_rows else None
     with RunFolder(Path(config.run), resolved) as run:
+        if validate and not config.resume:
+            _first_look(validate, run, new=start is None)
         return train(
             model,
             batches_of(stage, speech, usable, config),
             config.training,
             run,
             record_of(stage) | note_of(config.lora),
-            validate=Validation(stage, held_out, model, config)
-            if held_out.indices and config.validation_rows
-            else None,
+            validate=validate,
             resume=config.resume,
             progress=progress,
         )
+
+
+def _first_look(validate: "Validation", run: RunFolder, *, new: bool) -> None:
+    """Logs the held-out loss before the first step, and warns where that of a new model is not log V."""
+    validate.model.to(pick_device(validate.config.training.device)).eval()
+    with torch.no_grad():
+        values = validate.mean("own")
+    run.log(0, "start", values)
+    said = first_loss_is_wrong(validate.stage, values) if new else None
+    if said:
+        run.warn(0, said)
 
 
 def batches_of(stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig) -> Callable[[int], list[Batch]]:
@@ -163,21 +176,22 @@ class Validation:
     The gaps answer "only noise" better than any other number: near 0, the stage does not listen to that condition.
     """
 
-    def __init__(self, stage: Stage, held_out: Speech, model: Any, config: RunConfig) -> None:
+    def __init__(self, stage: AnyStage, held_out: Speech, model: Any, config: RunConfig) -> None:
         self.stage, self.held_out, self.model, self.config = stage, held_out, model, config
         self.listener = Listener(Path(config.listen), stage, held_out) if config.listen else None
         rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
         self.rows = sorted(rows, key=lambda index: stage.length(held_out, index))  # alike in length: little padding
 
     def __call__(self, step: int, run: RunFolder) -> dict[str, float]:
-        values = self._mean("own")
+        values = self.mean("own")
         for condition in self.stage.conditions:
-            values[f"gap_{condition}"] = self._mean(condition)["loss"] - values["loss"]
+            values[f"gap_{condition}"] = self.mean(condition)["loss"] - values["loss"]
         if self.listener:
             self.listener(step, run, self.model)
         return values
 
-    def _mean(self, given: str) -> dict[str, float]:
+    def mean(self, given: str) -> dict[str, float]:
+        """Mean metrics of the rows; `given` as in `Stage.row`."""
         sums: dict[str, float] = {}
         weights: dict[str, float] = {}
         device = pick_device(self.config.training.device)

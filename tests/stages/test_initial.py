@@ -59,8 +59,13 @@ def test_a_run_on_a_bundle_has_its_config_and_its_weights(starter_shards: Path, 
 
 @pytest.mark.parametrize(
     ("name", "kind", "refused"),
-    [("coarse", "acoustic", True), ("coarse", "semantic", True), ("semantic", "text", True), ("semantic", "acoustic", False)],
-)  # fmt: skip
+    [
+        ("coarse", "acoustic", True),
+        ("coarse", "semantic", True),
+        ("semantic", "text", True),
+        ("semantic", "acoustic", False),
+    ],
+)
 def test_shards_of_other_tokenizers_are_refused(
     starter_shards: Path, tmp_path: Path, name: str, kind: str, refused: bool
 ) -> None:
@@ -139,14 +144,15 @@ def test_a_run_with_adapters_resumes_exactly(tiny: Path, starter_shards: Path, t
 def test_adapters_need_weights_and_maps_that_exist(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name them with init="):
         run("coarse", starter_shards, tmp_path / "run", stage=TINY, lora={"rank": 2})
-    with pytest.raises(ValueError, match="qvk.*qkv"):
+    with pytest.raises(ValueError, match=r"qvk.*qkv"):
         run("coarse", starter_shards, tmp_path / "run", init=str(tiny), lora={"rank": 2, "targets": ["qvk"]})
 
 
 def test_a_bundle_over_another_takes_what_is_not_named(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
     run("coarse", starter_shards, tmp_path / "mine", init=str(tiny), lora={"rank": 2})
-    line = ["bundle", "--from", STARTER, "--coarse", tmp_path / "mine", "-o", tmp_path / "bundle", "coarse.temperature=0.1"]  # fmt: skip
-    assert CliRunner().invoke(app, [str(word) for word in line], catch_exceptions=False).exit_code == 0
+    line = ["bundle", "--from", STARTER, "--coarse", tmp_path / "mine"]
+    said = [*map(str, line), "-o", str(tmp_path / "bundle"), "coarse.temperature=0.1"]
+    assert CliRunner().invoke(app, said, catch_exceptions=False).exit_code == 0
     cascade, starter = Cascade.load(tmp_path / "bundle"), Cascade.load()
     assert cascade.voices() == starter.voices()
     assert cascade.settings.coarse.temperature == 0.1 and cascade.settings.semantic == starter.settings.semantic
