@@ -1,7 +1,8 @@
-"""What a run begins with: a stage of a bundle, or the best checkpoint of another run.
+"""What a run begins with: a stage of a bundle, the best checkpoint of another run, or a language model of text.
 
     init=BUNDLE      BUNDLE/stages/NAME           its config, under the keys that the run gives itself, and its weights
     init=RUN         RUN/checkpoints/step-…       likewise
+    init=MODEL       text_model.py                semantic stage alone
 
 Invariant: the shards were made with the tokenizers that the weights were trained on. Knows no data.
 """
@@ -16,6 +17,7 @@ from torch import nn
 from triptych.corpus.shard_set import ShardSet
 from triptych.stages.bundle import check_stage
 from triptych.stages.cascade import find_bundle
+from triptych.stages.text_model import TextModel, is_text_model
 from triptych.stages.three import read_stage, read_state
 from triptych.training.run import find_checkpoint
 
@@ -40,6 +42,10 @@ def beginning(source: str, name: str) -> Beginning:
     Raises:
         ValueError: nothing there, or a stage of another name.
     """
+    if is_text_model(source):
+        if name != "semantic":
+            raise ValueError(f"init={source} is a language model of text: only the semantic stage can begin with one")
+        return TextModel(source)
     folder = folder_of(source, name)
     found = read_stage(folder).name
     if found != name:

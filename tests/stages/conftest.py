@@ -122,3 +122,9 @@ def starter_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def starter_specs() -> Specs:
     record = json.loads((STARTER / "stages" / "coarse" / "stage.json").read_text())
     return Specs.from_json(record["specs"])
+
+
+@pytest.fixture(scope="session")
+def random_shards() -> Any:
+    """`write_random_shards`, for test files with tokenizers of their own."""
+    return write_random_shards
