@@ -16,9 +16,10 @@ def export(
     stage: Annotated[str, typer.Option(metavar="semantic|coarse", help="Which of a bundle's.")] = "semantic",
     as_json: Json = False,
 ) -> None:
-    """Write a stage as a plain Llama or Qwen3 checkpoint of transformers.
+    """Write a stage as a plain Llama checkpoint.
 
-    Its logits are the stage's own; triptych.json beside it says what the ids are.
+    Of transformers, for other engines (Qwen3 where the stage has QK-norm); the logits are the stage's own. triptych.json
+    beside it says what the ids are.
     """
     from triptych.stages.export import export_stage
     from triptych.stages.initial import folder_of
