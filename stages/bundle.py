@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
-from triptych.stages.three import STAGES, AnyStage, read_stage
-from triptych.stages.weights import PRECISIONS, Precision, read_weights, write_weights
-from triptych.tokenizers.spec import check_same
+from triptych.stages.three import STAGES, AnyStage, read_stage, read_state
+from triptych.stages.weights import PRECISIONS, Precision, write_weights
+from triptych.tokenizers.spec import TimeGrid, TokenizerSpec, check_same
 from triptych.tokenizers.trio import Tokenizers
 from triptych.training.files import atomic_folder, file_digest, read_json, write_json
 from triptych.training.run import find_checkpoint
@@ -72,6 +72,7 @@ def write_bundle(
     voices: Mapping[str, tuple[Path, str | None]],
     settings: Mapping[str, Any] | None = None,
     precision: Precision = "float16",
+    more_voices: Mapping[str, Voice] | None = None,
 ) -> None:
     """Joins three run folders (their best checkpoint) or checkpoints with their tokenizers.
 
@@ -79,6 +80,7 @@ def write_bundle(
         voices: name to a recording and what is said in it.
         settings: how this cascade is best sampled; a plain tree of `cascade.Settings`.
         precision: of the stages' weights, float32, float16 or int8.
+        more_voices: voices of a bundle with the same tokenizers; those of `voices` come first.
     Raises:
         ValueError: the folder exists, or a stage was trained on tokens of other tokenizers.
     """
@@ -93,30 +95,34 @@ def write_bundle(
         raise ValueError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
     loaded = Tokenizers.load(tokenizers)
     for name, source in sources.items():
-        _check_stage(name, read_stage(source), loaded, source)
+        check_stage(name, read_stage(source), loaded.specs, loaded.grid, source)
     build(Settings, dict(settings or {}), "settings of the bundle")
     with atomic_folder(folder) as beside:
         for name, source in sources.items():
             place = beside / "stages" / name
             place.mkdir(parents=True)
-            write_json(place / "stage.json", read_json(source / "stage.json"))
-            write_weights(place / "model.safetensors", read_weights(source / "model.safetensors"), precision)
+            record = read_json(source / "stage.json")
+            record.pop("lora", None)  # `read_state` has added them
+            write_json(place / "stage.json", record)
+            write_weights(place / "model.safetensors", read_state(source), precision)
         for part in ("text", "semantic", "acoustic"):
             if (tokenizers / part).is_dir():
                 copytree(tokenizers / part, beside / "tokenizers" / part)
         write_json(beside / "tokenizers" / "waveform.json", _asdict(loaded.waveform))
-        (beside / "voices").mkdir()
-        for name, (path, text) in voices.items():
-            voice = hear_voice(loaded, path, text)
-            save_arrays(
-                {"semantic": voice.semantic, "codes": voice.codes},
-                beside / "voices" / f"{_plain_name(name)}.safetensors",
-            )
-        write_json(beside / "voices.json", {name: text for name, (_, text) in voices.items()})
+        heard = {name: hear_voice(loaded, path, text) for name, (path, text) in voices.items()}
+        _write_voices(beside, heard | {name: v for name, v in (more_voices or {}).items() if name not in heard})
         files = {
             str(file.relative_to(beside)): file_digest(file) for file in sorted(beside.rglob("*")) if file.is_file()
         }
         write_json(beside / "bundle.json", {"format": FORMAT, "settings": dict(settings or {}), "files": files})
+
+
+def _write_voices(folder: Path, voices: Mapping[str, Voice]) -> None:
+    (folder / "voices").mkdir()
+    for name, voice in voices.items():
+        tokens = {"semantic": voice.semantic, "codes": voice.codes}
+        save_arrays(tokens, folder / "voices" / f"{_plain_name(name)}.safetensors")
+    write_json(folder / "voices.json", {name: voice.text for name, voice in voices.items()})
 
 
 def _asdict(record: Any) -> dict[str, Any]:
@@ -131,15 +137,19 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _check_stage(name: str, stage: AnyStage, tokenizers: Tokenizers, where: Path) -> None:
+def check_stage(name: str, stage: AnyStage, specs: Mapping[str, TokenizerSpec], grid: TimeGrid, where: Path) -> None:
+    """Refuses a stage that was trained on tokens of other tokenizers than those of `specs`, by kind.
+
+    Raises:
+        ValueError: names both, and the remedy.
+    """
     if stage.name != name:
         raise ValueError(f"{where} holds a {stage.name} stage, not a {name} stage")
-    specs = tokenizers.specs
     check_same(stage.specs.semantic, specs["semantic"], str(where))
     if name != "semantic":
         check_same(stage.specs.acoustic, specs["acoustic"], str(where))
         return
-    if stage.specs.grid != tokenizers.grid:  # of the codec, the semantic stage knows the beat alone
+    if stage.specs.grid != grid:  # of the codec, the semantic stage knows the beat alone
         raise ValueError(
             f"{where} was trained for another beat than that of these tokenizers: tokenize and train again"
         )
@@ -177,7 +187,7 @@ def read_voices(folder: Path) -> dict[str, Voice]:
 def check_bundle(folder: Path, tokenizers: Tokenizers, stages: Mapping[str, AnyStage]) -> None:
     """Refuses stages that do not belong to the tokenizers beside them."""
     for name in STAGES:
-        _check_stage(name, stages[name], tokenizers, folder / "stages" / name)
+        check_stage(name, stages[name], tokenizers.specs, tokenizers.grid, folder / "stages" / name)
 
 
 def verify_bundle(folder: Path) -> None:

@@ -60,7 +60,7 @@ class Cascade:
         Raises:
             ValueError: no bundle there, or its parts do not belong together.
         """
-        folder = _find_bundle(path)
+        folder = find_bundle(path)
         record = read_bundle(folder)
         tokenizers = Tokenizers.load(folder / "tokenizers")
         stages = {name: load_stage(folder / "stages" / name, device) for name in STAGES}
@@ -176,7 +176,12 @@ class Cascade:
             return Voice(tokens.semantic, tokens.codes, None)
 
 
-def _find_bundle(path: Path | str | None) -> Path:
+def find_bundle(path: Path | str | None) -> Path:
+    """The folder that a bundle's folder or hub id means; None: the starter.
+
+    Raises:
+        ValueError: there is none.
+    """
     if path is None:
         starter = Path(str(files("triptych") / "starter"))
         if not (starter / "bundle.json").exists():

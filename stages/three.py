@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from triptych.stages.adapters import plain
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
 from triptych.stages.fine.sequence import FineConfig, FineStage
 from triptych.stages.semantic.sequence import SemanticConfig, SemanticStage
@@ -61,6 +62,15 @@ def read_stage(folder: Path) -> AnyStage:
     return make_stage(record["stage"], record["config"], Specs.from_json(record["specs"]))
 
 
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """The weights beside `folder`/stage.json, fp32, adapters added to what they adapt.
+
+    Raises:
+        ValueError: missing or damaged.
+    """
+    return plain(read_weights(folder / "model.safetensors"), read_json(folder / "stage.json"))
+
+
 def load_stage(folder: Path, device: str | torch.device = "cpu") -> tuple[AnyStage, nn.Module]:
     """Stage and model, fp32, in eval mode; reads safetensors only.
 
@@ -70,7 +80,7 @@ def load_stage(folder: Path, device: str | torch.device = "cpu") -> tuple[AnySta
     stage = read_stage(folder)
     model = stage.model()
     try:
-        model.load_state_dict(read_weights(folder / "model.safetensors"))
+        model.load_state_dict(read_state(folder))
     except RuntimeError as error:
         raise ValueError(f"{folder / 'model.safetensors'} does not fit: {str(error).splitlines()[0]}") from None
     return stage, model.to(device).eval()

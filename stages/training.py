@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
-from torch import nn
 
 from triptych.corpus.plan import BatchPlan
 from triptych.corpus.shards import ShardSet
+from triptych.stages.adapters import AdapterConfig, add_adapters, note_of
 from triptych.stages.coarse.sequence import CoarseConfig
 from triptych.stages.fine.sequence import FineConfig
+from triptych.stages.initial import beginning, laid_over
 from triptych.stages.listening import Listener
+from triptych.stages.sanity import first_loss_is_wrong
 from triptych.stages.semantic.sequence import SemanticConfig
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Batch, Specs, Stage
-from triptych.stages.three import make_stage, record_of
+from triptych.stages.three import AnyStage, make_stage, record_of
 from triptych.training.config import STRICT, TrainingConfig, build
 from triptych.training.loop import pick_device, train
 from triptych.training.run import RunFolder
@@ -40,7 +42,11 @@ class RunConfig:
     resume: bool = False
     """go on from the run's latest checkpoint"""
     init: str | None = None
-    """stage folder or checkpoint whose weights the run begins with; levels that it lacks begin anew"""
+    """bundle, run or checkpoint whose weights and stage config the run begins with; levels that it lacks begin anew"""
+    init_retokenized: bool = False
+    """the shards may be of other tokenizers than init was trained on, such as those of a codec that was trained on"""
+    lora: AdapterConfig = AdapterConfig()
+    """low-rank adapters in place of all weights; needs init"""
     budget: int = 4096
     """positions a micro-batch, padding included"""
     validation_rows: int = 64
@@ -98,8 +104,13 @@ def train_stage(
         ValueError: a config key or value that does not fit, shards that cannot be read, no clip to learn from.
         TrainingError, TrainingStopped: see `training.loop.train`.
     """
+    start = beginning(str(tree["init"]), name) if tree.get("init") else None
+    if start:
+        tree = {**tree, "stage": laid_over(start.config, tree.get("stage", {}))}
     config = build(stage_config_class(name), dict(tree), f"config of the {name} stage")
     shards = ShardSet.open(Path(config.shards))
+    if start and not config.init_retokenized:
+        start.check(shards)
     specs = Specs(shards.specs["semantic"], shards.specs["acoustic"], shards.specs.get("text"))
     speech, held_out = Speech(shards, "train"), Speech(shards, "dev")
     stage = make_stage(name, asdict(config.stage), specs).measured(speech)
@@ -108,40 +119,39 @@ def train_stage(
         raise ValueError(f"{config.shards} holds no clip of split train that the {name} stage can learn from")
     torch.manual_seed(config.training.seed)
     model = stage.model()
-    new = _initialise(model, Path(config.init)) if config.init else []
+    lacks = start.load(model) if start else []
+    if config.lora.rank:
+        if not start:
+            raise ValueError(f"lora.rank={config.lora.rank}: adapters need trained weights; name them with init=")
+        add_adapters(model, config.lora)
     resolved = asdict(config) | {"stage": asdict(stage.config)}
+    validate = Validation(stage, held_out, model, config) if len(held_out.indices) and config.validation_rows else None
     with RunFolder(Path(config.run), resolved) as run:
-        if new:
-            run.warn(0, f"init={config.init} lacks {len(new)} tensors, which begin anew: {', '.join(new)}")
+        if lacks:
+            run.warn(0, f"init={config.init} lacks {len(lacks)} tensors, which begin anew: {', '.join(lacks)}")
+        if validate and not config.resume:
+            _first_look(validate, run, new=start is None)
         return train(
             model,
             batches_of(stage, speech, usable, config),
             config.training,
             run,
-            record_of(stage),
-            validate=Validation(stage, held_out, model, config)
-            if len(held_out.indices) and config.validation_rows
-            else None,
+            record_of(stage) | note_of(config.lora),
+            validate=validate,
             resume=config.resume,
             progress=progress,
         )
 
 
-def _initialise(model: nn.Module, source: Path) -> list[str]:
-    """Takes over the weights of `source`; returns what it lacks."""
-    from triptych.stages.three import load_stage
-    from triptych.training.run import find_checkpoint
-
-    _, other = load_stage(find_checkpoint(source, "best"))
-    try:
-        missing, unknown = model.load_state_dict(other.state_dict(), strict=False)
-    except RuntimeError as error:
-        raise ValueError(
-            f"init={source}: its weights do not fit this config: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    if unknown:
-        raise ValueError(f"init={source}: this config has no place for {len(unknown)} of its tensors, as {unknown[0]}")
-    return list(missing)
+def _first_look(validate: "Validation", run: RunFolder, *, new: bool) -> None:
+    """Logs the held-out loss before the first step, and warns where that of a new model is not log V."""
+    validate.model.to(pick_device(validate.config.training.device)).eval()
+    with torch.no_grad():
+        values = validate.mean("own")
+    run.log(0, "start", values)
+    said = first_loss_is_wrong(validate.stage, values) if new else None
+    if said:
+        run.warn(0, said)
 
 
 def batches_of(stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig) -> Callable[[int], list[Batch]]:
@@ -169,21 +179,22 @@ class Validation:
     The gaps answer "only noise" better than any other number: near 0, the stage does not listen to that condition.
     """
 
-    def __init__(self, stage: Stage, held_out: Speech, model: Any, config: RunConfig) -> None:
+    def __init__(self, stage: AnyStage, held_out: Speech, model: Any, config: RunConfig) -> None:
         self.stage, self.held_out, self.model, self.config = stage, held_out, model, config
         self.listener = Listener(Path(config.listen), stage, held_out) if config.listen else None
         rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
         self.rows = sorted(rows, key=lambda index: stage.length(held_out, index))  # alike in length: little padding
 
     def __call__(self, step: int, run: RunFolder) -> dict[str, float]:
-        values = self._mean("own")
+        values = self.mean("own")
         for condition in self.stage.conditions:
-            values[f"gap_{condition}"] = self._mean(condition)["loss"] - values["loss"]
+            values[f"gap_{condition}"] = self.mean(condition)["loss"] - values["loss"]
         if self.listener:
             self.listener(step, run, self.model)
         return values
 
-    def _mean(self, given: str) -> dict[str, float]:
+    def mean(self, given: str) -> dict[str, float]:
+        """Mean metrics of the rows; `given` as in `Stage.row`."""
         sums: dict[str, float] = {}
         weights: dict[str, float] = {}
         device = pick_device(self.config.training.device)

@@ -26,7 +26,16 @@ MAY_SEE = {
 }
 """room -> the rooms below it; the language model takes from training only how a config is built"""
 THREE = {"semantic", "coarse", "fine"}
-SEES_THE_THREE = {"cascade.py", "request.py", "three.py", "training.py", "listening.py"}
+SEES_THE_THREE = {
+    "cascade.py",
+    "request.py",
+    "three.py",
+    "training.py",
+    "listening.py",
+    "sanity.py",
+    "text_model.py",
+    "export.py",
+}
 """files of stages/: the cascade, the one that names the three, and those that train and sample any of them"""
 
 

@@ -18,6 +18,7 @@ class SemanticModel(nn.Module):
     def __init__(self, config: SemanticConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.label_smoothing = config.label_smoothing
+        self.text_rows = vocabulary.block("text").size
         self.language_model = LanguageModel(config.transformer, vocabulary.size, tied=config.tie_embeddings)
         self.register_buffer("legal", vocabulary.legal("semantic", "eos"), persistent=False)
         self.legal: Tensor

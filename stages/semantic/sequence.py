@@ -38,6 +38,8 @@ class SemanticConfig:
     """the language model"""
     tie_embeddings: bool = True
     """one matrix for the ids that come in and the ids that go out"""
+    text_first: bool = False
+    """text ids come before all others, as a text model numbers them; init=MODEL says so"""
     positions: Literal["plain", "time"] = "plain"
     """counted one by one, or in time: a text symbol lies about where it will sound"""
     frames_per_symbol: float | None = None
@@ -78,8 +80,9 @@ class Layout:
     def of(cls, config: SemanticConfig, specs: Specs) -> "Layout":
         text = specs.text.size if specs.text else 1
         pace = config.frames_per_symbol if config.positions == "time" else None
-        blocks = (Block("bos", 1), Block("sep", 1), Block("eos", 1), Block("text", text))
-        return cls(Vocabulary((*blocks, Block("semantic", specs.semantic.size))), pace)
+        specials, texts = (Block("bos", 1), Block("sep", 1), Block("eos", 1)), (Block("text", text),)
+        given = (*texts, *specials) if config.text_first else (*specials, *texts)
+        return cls(Vocabulary((*given, Block("semantic", specs.semantic.size))), pace)
 
     def prefix(
         self, text: Tokens, prompt_text: Tokens, prompt: Tokens

@@ -63,6 +63,24 @@ def test_our_models_go_out_and_come_back_unchanged(qk_norm: bool, tied: bool, tm
 
 
 @torch.no_grad()
+def test_llama_3s_stretched_rotary_comes_in_and_goes_out(tmp_path: Path) -> None:
+    """Over an earlier length of 48 positions, so that of the 16 rates some stay, some slow, some lie between."""
+    torch.manual_seed(0)
+    rope = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = LlamaConfig(**SMALL | {"num_attention_heads": 1, "num_key_value_heads": 1})
+    config.rope_parameters = rope | {"original_max_position_embeddings": 48}
+    theirs = LlamaForCausalLM(config).eval()
+    ours = from_llama(config, theirs.state_dict()).eval()
+    plain_rates = 500.0 ** -(torch.arange(16) / 16)
+    ratio = plain_rates / ours.transformer._rates
+    assert ratio[0] == 1 and ratio[-1] == pytest.approx(8) and ((ratio > 1.01) & (ratio < 7.9)).any()
+    torch.testing.assert_close(ours(some_ids()), theirs(some_ids()).logits, rtol=0, atol=1e-5)
+    save_llama(ours, tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(some_ids()).logits, theirs(some_ids()).logits, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_fractional_positions_mean_what_they_mean_in_llama() -> None:
     config = LlamaConfig(**SMALL)
     theirs = LlamaForCausalLM(config).eval()

@@ -2,6 +2,7 @@
 
 fit_phonemes(texts, tokenizers/text, PhonemeFitConfig())   tokenizer.json, and how many of the texts it can speak
 fit_pieces(texts, tokenizers/text, PieceFitConfig())       tokenizer.json, pieces.model
+fit_model(texts, tokenizers/text, ModelFitConfig(source))  tokenizer.json, pieces.json: those of a text model
 """
 
 import io
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
+from triptych.tokenizers.text.frontend import TextTokenizer
+from triptych.tokenizers.text.model_text import ModelText
 from triptych.tokenizers.text.phonemes import PhonemeText
 from triptych.tokenizers.text.pieces import PieceText
 from triptych.training.config import STRICT
@@ -35,6 +38,14 @@ class PieceFitConfig:
     """share of the characters that get a piece of their own; the others become bytes"""
     seed_sentences: int = 1_000_000
     """texts looked at; more are sampled down to it"""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelFitConfig:
+    """The tokenizer of a language model of text, with which the semantic stage may begin."""
+
+    source: str = ""
+    """folder or hub id of the model, such as Qwen/Qwen3-0.6B"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,22 @@ def fit_pieces(texts: Iterable[str], folder: Path, config: PieceFitConfig) -> Co
     return cover(front, lines)
 
 
-def cover(front: PhonemeText | PieceText, texts: Iterable[str]) -> Coverage:
+def fit_model(texts: Iterable[str], folder: Path, config: ModelFitConfig) -> Coverage:
+    """Saves the tokenizer of a text model, and tries it on `texts`, of which there may be none.
+
+    Raises:
+        ValueError: no model is named, or it has no tokenizer that can be read.
+    """
+    refuse_existing(folder)
+    if not config.source:
+        raise ValueError("frontend=model: name the text model, model.source=FOLDER or a hub id")
+    front = ModelText.of_model(config.source)
+    coverage = cover(front, texts)
+    front.save(folder)
+    return coverage
+
+
+def cover(front: TextTokenizer, texts: Iterable[str]) -> Coverage:
     """Counts which of `texts` can be spoken."""
     count = tokens = 0
     refused: list[str] = []

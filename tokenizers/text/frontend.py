@@ -52,7 +52,13 @@ def load_text(folder: Path) -> TextTokenizer:
         from triptych.tokenizers.text.pieces import PieceText
 
         return PieceText.load(folder)
-    raise ValueError(f"{folder / TOKENIZER_FILE}: text front end {name!r} is not known (gruut, sentencepiece)")
+    if name == "text-model":
+        from triptych.tokenizers.text.model_text import ModelText
+
+        return ModelText.load(folder)
+    raise ValueError(
+        f"{folder / TOKENIZER_FILE}: text front end {name!r} is not known (gruut, sentencepiece, text-model)"
+    )
 
 
 def cannot_speak(characters: Iterable[str], by: str) -> ValueError:

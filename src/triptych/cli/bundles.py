@@ -10,16 +10,19 @@ from triptych.cli.options import Bundle, Json, Overrides
 from triptych.cli.paths import check_folder
 from triptych.cli.progress import log, result, result_json
 
-Checkpoint = Annotated[Path, typer.Option(metavar="RUN", help="A run folder, or one of its checkpoints.")]
+Checkpoint = Annotated[Path | None, typer.Option(metavar="RUN", help="A run folder, or one of its checkpoints.")]
 Some = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, a run, a checkpoint, shards or a tokenizer.")]
 
 
 def bundle(
-    semantic: Checkpoint,
-    coarse: Checkpoint,
-    fine: Checkpoint,
-    tokenizers: Annotated[Path, typer.Option(metavar="DIR", help="Holds text/, semantic/, acoustic/.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write.")],
+    semantic: Checkpoint = None,
+    coarse: Checkpoint = None,
+    fine: Checkpoint = None,
+    tokenizers: Annotated[Path | None, typer.Option(metavar="DIR", help="Holds text/, semantic/, acoustic/.")] = None,
+    base: Annotated[
+        Path | None, typer.Option("--from", metavar="BUNDLE", help="What is not named comes from this bundle.")
+    ] = None,
     voices: Annotated[
         Path | None, typer.Option(metavar="LIST.jsonl", help='A line each: {"name": …, "audio": …, "text": …}.')
     ] = None,
@@ -36,12 +39,33 @@ def bundle(
     from triptych.training.config import load_tree
 
     check_folder(output)
-    named = read_voices(voices) if voices else {}
-    settings = load_tree(None, overrides or [])
     parts: dict[str, Any] = {"semantic": semantic, "coarse": coarse, "fine": fine, "tokenizers": tokenizers}
-    parts |= {"voices": named, "settings": settings, "precision": precision}
+    named = read_voices(voices) if voices else {}
+    parts |= {"voices": named, "settings": load_tree(None, overrides or []), "precision": precision}
+    if base:
+        parts = over_bundle(base, parts)
+    absent = [f"--{name}" for name, part in parts.items() if part is None]
+    if absent:
+        raise ValueError(f"bundle: {', '.join(absent)} is not named: name it, or a bundle that has it with --from")
     write_bundle(output, **parts)
     result(f"{output}  {size_of(output) / 1e6:.1f} MB")
+
+
+def over_bundle(base: Path, parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a bundle to be, those that are None taken from another; its voices and settings stay under theirs.
+
+    Raises:
+        ValueError: `base` is no bundle.
+    """
+    from triptych.stages.bundle import read_bundle
+    from triptych.stages.bundle import read_voices as voices_of
+    from triptych.stages.initial import laid_over
+
+    settings = laid_over(read_bundle(base)["settings"], parts["settings"])
+    places = {name: base / "stages" / name for name in ("semantic", "coarse", "fine")}
+    places["tokenizers"] = base / "tokenizers"
+    taken = {name: parts[name] or place for name, place in places.items()}
+    return {**parts, **taken, "settings": settings, "more_voices": voices_of(base)}
 
 
 def info(path: Some, as_json: Json = False) -> None:

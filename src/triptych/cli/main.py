@@ -20,12 +20,13 @@ from typing import Annotated
 import typer
 
 import triptych
-from triptych.cli import bundles, corpus, demo, fit, inspect, inspect_tokens, score, speech, train
+from triptych.cli import bundles, corpus, demo, export, fit, inspect, inspect_tokens, score, speech, train
 
 EXTRAS = {
     "deepspeed": "deepspeed",
     "encodec": "encodec",
     "jiwer": "eval",
+    "peft": "lora",
     "pesq": "pesq",
     "pystoi": "eval",
     "speechmos": "dnsmos",
@@ -71,6 +72,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "config": train.config,
     "bundle": bundles.bundle,
+    "export": export.export,
     "info": bundles.info,
     "verify": bundles.verify,
     "voices": bundles.voices,

@@ -2,7 +2,8 @@
 
     tokens/
       plan.json                 what is being made of what, so that a broken run can go on
-      shard-00000.safetensors   text, semantic, codes: uint16, flat; *_offsets: int64 [rows + 1], in frames
+      shard-00000.safetensors   text, semantic, codes: uint16 (text of an alphabet over 65,535: uint32), flat;
+                                *_offsets: int64 [rows + 1], in frames
       shard-00000.jsonl         a line a row: id, text, speaker, seconds, split, samples
       shard-00000.json          its checksums and rejected rows; written last of the three
       rejected.jsonl            rows that could not be tokenized, with reasons
@@ -227,7 +228,7 @@ def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: missing or damaged.
     """
-    types = {"U16": np.uint16, "I64": np.int64}
+    types = {"U16": np.uint16, "U32": np.uint32, "I64": np.int64}
     try:
         with open(path, "rb") as stream:
             view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))

@@ -33,6 +33,8 @@ RENAMED = {
     "mlp_norm": "post_attention_layernorm",
 }
 """our name within a layer: theirs"""
+STRETCH = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+"""what Llama 3's rope_parameters call the fields of `TransformerConfig.rope_stretch`"""
 QK_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 """with QK-norm, which Qwen3 has and Llama has not"""
 
@@ -62,7 +64,7 @@ def to_llama(
         num_key_value_heads=config.num_kv_heads,
         head_dim=config.head_size,
         rms_norm_eps=config.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rope_parameters=_rope_of(config),
         tie_word_embeddings=model.tied,
         max_position_embeddings=longest,
         bos_token_id=bos_id,
@@ -92,7 +94,7 @@ def from_llama(config: "PretrainedConfig", state: Mapping[str, Tensor], *, dropo
     Raises:
         ValueError: another family, or a feature that the transformer has not (biases, scaled rotary, sliding windows).
     """
-    ours = TransformerConfig(**_shape(config), dropout=dropout)
+    ours = TransformerConfig(**shape_of(config), dropout=dropout)
     tied = bool(config.tie_word_embeddings)
     model = LanguageModel(ours, int(getattr(config, "vocab_size")), tied=tied)  # noqa: B009
     weights = {"embedding.weight": "model.embed_tokens.weight", "transformer.norm.weight": "model.norm.weight"}
@@ -138,12 +140,27 @@ def _rows(config: TransformerConfig, name: str) -> list[int]:
     return [config.heads * size, config.num_kv_heads * size, config.num_kv_heads * size]
 
 
-def _shape(config: Any) -> dict[str, Any]:
+def _rope_of(config: TransformerConfig) -> dict[str, Any]:
+    if config.rope_stretch is None:
+        return {"rope_type": "default", "rope_theta": config.rope_theta}
+    return {
+        "rope_type": "llama3",
+        "rope_theta": config.rope_theta,
+        **dict(zip(STRETCH, config.rope_stretch, strict=True)),
+    }
+
+
+def shape_of(config: Any) -> dict[str, Any]:
+    """The keys of a TransformerConfig equal to a LlamaConfig or Qwen3Config.
+
+    Raises:
+        ValueError: another family, or a feature that the transformer has not.
+    """
     rope = config.rope_parameters or {}
     known = {
         "model_type": (config.model_type, ("llama", "qwen3")),
         "hidden_act": (config.hidden_act, ("silu",)),
-        "rope_type": (rope.get("rope_type", "default"), ("default",)),
+        "rope_type": (rope.get("rope_type", "default"), ("default", "llama3")),
         "attention_bias": (config.attention_bias, (False,)),
         "mlp_bias": (getattr(config, "mlp_bias", False), (False,)),
         "use_sliding_window": (getattr(config, "use_sliding_window", False), (False,)),
@@ -161,6 +178,7 @@ def _shape(config: Any) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "hidden": config.intermediate_size,
         "rope_theta": rope.get("rope_theta", 10000.0),
+        "rope_stretch": tuple(rope[key] for key in STRETCH) if rope.get("rope_type") == "llama3" else None,
         "norm_eps": config.rms_norm_eps,
         "qk_norm": config.model_type == "qwen3",
     }

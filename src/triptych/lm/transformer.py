@@ -37,6 +37,8 @@ class TransformerConfig:
     """features inside SwiGLU; 0: 8/3 dim, rounded up to a multiple of 64"""
     rope_theta: float = 10000.0
     """base of the rotary frequencies; the slowest turns about once in 2 pi theta positions"""
+    rope_stretch: tuple[float, float, float, float] | None = None
+    """Llama 3: factor, least and most turns within the earlier length, and that length in positions; see `stretched`"""
     norm_eps: float = 1e-5
     """added to the mean square in every norm"""
     dropout: float = 0.0
@@ -72,6 +74,19 @@ class TransformerConfig:
         return self.hidden or -(-8 * self.dim // (3 * 64)) * 64
 
 
+def stretched(rates: Tensor, stretch: tuple[float, float, float, float] | None) -> Tensor:
+    """Rotary rates [head_dim / 2], the slow ones slowed further for longer sequences (Llama 3, Dubey et al. 2024).
+
+    Those that turn less than `least` times within `before` positions are divided by `factor`, those that turn more
+    than `most` times stay, and those between change over from one to the other.
+    """
+    if stretch is None:
+        return rates
+    factor, least, most, before = stretch
+    share = ((before * rates / (2 * math.pi) - least) / (most - least)).clamp(0, 1)
+    return rates * (share + (1 - share) / factor)
+
+
 class Transformer(nn.Module):
     """Layers and a final norm: [B, S, dim] in, [B, S, dim] out."""
 
@@ -82,7 +97,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         # Plain attributes, not buffers: a model cast to bfloat16 must keep exact angles.
         exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32, device="cpu") / config.head_size
-        self._rates = 1.0 / config.rope_theta**exponents
+        self._rates = stretched(1.0 / config.rope_theta**exponents, config.rope_stretch)
         self._slopes = torch.tensor([2.0 ** (-8.0 * (h + 1) / config.heads) for h in range(config.heads)], device="cpu")
         self.apply(init_weights)
         for layer in self.layers:

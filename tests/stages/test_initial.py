@@ -1,0 +1,164 @@
+"""A run that begins with weights that exist: of a bundle, of a run; with all of them learning, or adapters alone."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from triptych.cli.main import app
+from triptych.corpus.shards import ShardSet
+from triptych.stages.adapters import AdapterConfig, add_adapters, note_of, plain
+from triptych.stages.cascade import Cascade
+from triptych.stages.initial import laid_over
+from triptych.stages.speech import Speech
+from triptych.stages.three import load_stage, read_stage, read_state
+from triptych.stages.training import train_stage
+from triptych.training.files import read_json
+from triptych.training.run import find_checkpoint
+
+STARTER = Path(str(files("triptych"))) / "starter"
+TINY = {"transformer": {"dim": 32, "layers": 1, "heads": 2}}
+STEPS = {"max_steps": 2, "warmup_steps": 1, "threads": 1, "log_every": 1}
+
+
+def run(name: str, shards: Path, folder: Path, **keys: Any) -> Path:
+    tree = {"shards": str(shards), "run": str(folder), "budget": 400, "validation_rows": 0, "training": STEPS}
+    return train_stage(name, laid_over(tree, keys))
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in open(folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def tiny(starter_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a tiny coarse stage."""
+    folder = tmp_path_factory.mktemp("tiny") / "coarse"
+    run("coarse", starter_shards, folder, stage={**TINY, "encoder_layers": 1})
+    return folder
+
+
+def test_a_run_on_a_bundle_has_its_config_and_its_weights(starter_shards: Path, tmp_path: Path) -> None:
+    """Without a step that moves them: at rate 0 the checkpoint holds the starter's own weights."""
+    still = {**STEPS, "max_steps": 1, "learning_rate": 0.0}
+    stage = {"transformer": {"dropout": 0.3}, "prompt": {"share": 0.1}}
+    made = run("semantic", starter_shards, tmp_path / "run", init=str(STARTER), training=still, budget=150)
+    told = run("coarse", starter_shards, tmp_path / "told", init=str(STARTER), training=still, stage=stage)
+    for name, checkpoint in (("semantic", made), ("coarse", told)):
+        theirs, ours = read_state(STARTER / "stages" / name), read_state(checkpoint)
+        assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    assert read_stage(made).config == read_stage(STARTER / "stages" / "semantic").config
+    config = read_stage(told).config
+    assert config.transformer.dropout == 0.3 and config.prompt.share == 0.1 and config.prompt.seconds == (1.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "refused"),
+    [
+        ("coarse", "acoustic", True),
+        ("coarse", "semantic", True),
+        ("semantic", "text", True),
+        ("semantic", "acoustic", False),
+    ],
+)
+def test_shards_of_other_tokenizers_are_refused(
+    starter_shards: Path, tmp_path: Path, name: str, kind: str, refused: bool
+) -> None:
+    """The semantic stage knows no codec, only the beat."""
+    from shutil import copytree
+
+    copytree(starter_shards, tmp_path / "shards")
+    record = read_json(tmp_path / "shards" / "shards.json")
+    record["specs"][kind]["fingerprint"] = "another"
+    (tmp_path / "shards" / "shards.json").write_text(json.dumps(record))
+    still = {"training": {**STEPS, "max_steps": 1}, "budget": 150}
+    if not refused:
+        run(name, tmp_path / "shards", tmp_path / "run", init=str(STARTER), **still)
+        return
+    with pytest.raises(ValueError, match=rf"{kind} tokenizer .*not with .*another: tokenize again"):
+        run(name, tmp_path / "shards", tmp_path / "run", init=str(STARTER), **still)
+    assert not (tmp_path / "run").exists()
+    run(name, tmp_path / "shards", tmp_path / "run", init=str(STARTER), init_retokenized=True, **still)
+
+
+def test_a_stage_of_another_name_and_a_folder_of_nothing_are_refused(tiny: Path, starter_shards: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="holds a coarse stage, not a fine stage"):
+        run("fine", starter_shards, tmp_path / "run", init=str(tiny))
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        run("fine", starter_shards, tmp_path / "run", init=str(tmp_path))
+    with pytest.raises(ValueError, match="no such folder"):
+        run("fine", starter_shards, tmp_path / "run", init=str(tmp_path / "absent"))
+
+
+def test_only_adapters_learn_and_readers_see_plain_weights(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
+    before, names = read_state(find_checkpoint(tiny)), ("qkv", "out", "gate_up", "down")
+    made = run("coarse", starter_shards, tmp_path / "run", init=str(tiny), lora={"rank": 2})
+    after = read_state(made)
+    assert after.keys() == before.keys()
+    for name, tensor in after.items():
+        adapted = name.removesuffix(".weight").rsplit(".", 1)[-1] in names
+        assert torch.equal(tensor, before[name]) != adapted, name
+    load_stage(made)  # needs no peft
+    plainly = run("coarse", starter_shards, tmp_path / "all", init=str(tiny))
+    moved = read_state(plainly)
+    assert not torch.equal(moved["heads.0.weight"], before["heads.0.weight"])
+
+
+def test_merging_equals_the_adapted_model_and_pefts_own_merge(tiny: Path, starter_shards: Path) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    stage, model = load_stage(find_checkpoint(tiny))
+    speech = Speech(ShardSet.open(starter_shards), "train")
+    batch = stage.collate([stage.row(speech, i, np.random.default_rng(0), "own") for i in speech.indices[:3]])
+    config = AdapterConfig(rank=3, alpha=5.0)
+    count = add_adapters(model, config)
+    torch.manual_seed(1)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in learning) == count < sum(p.numel() for p in model.parameters()) / 3
+    for parameter in learning:
+        torch.nn.init.normal_(parameter, std=0.3)
+    adapted = float(model.eval().loss(batch)[0].detach())
+    merged = plain(model.state_dict(), note_of(config))
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.merge()
+    fresh = stage.model().eval()
+    fresh.load_state_dict(merged)
+    assert float(fresh.loss(batch)[0].detach()) == pytest.approx(adapted, abs=1e-5)
+    theirs = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items()}
+    assert all(torch.allclose(value, theirs[name], atol=1e-6) for name, value in merged.items())
+
+
+def test_a_run_with_adapters_resumes_exactly(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
+    for folder, steps, more in (("whole", 4, {}), ("broken", 2, {}), ("broken", 4, {"resume": True})):
+        training = {**STEPS, "max_steps": steps, "final_ratio": 1.0}
+        keys = {"init": str(tiny), "lora": {"rank": 2, "dropout": 0.1}, "training": training, **more}
+        run("coarse", starter_shards, tmp_path / folder, **keys)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole") and len(losses(tmp_path / "whole")) == 4
+
+
+def test_adapters_need_weights_and_maps_that_exist(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name them with init="):
+        run("coarse", starter_shards, tmp_path / "run", stage=TINY, lora={"rank": 2})
+    with pytest.raises(ValueError, match=r"qvk.*qkv"):
+        run("coarse", starter_shards, tmp_path / "run", init=str(tiny), lora={"rank": 2, "targets": ["qvk"]})
+
+
+def test_a_bundle_over_another_takes_what_is_not_named(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
+    run("coarse", starter_shards, tmp_path / "mine", init=str(tiny), lora={"rank": 2})
+    line = ["bundle", "--from", STARTER, "--coarse", tmp_path / "mine"]
+    said = [*map(str, line), "-o", str(tmp_path / "bundle"), "coarse.temperature=0.1"]
+    assert CliRunner().invoke(app, said, catch_exceptions=False).exit_code == 0
+    cascade, starter = Cascade.load(tmp_path / "bundle"), Cascade.load()
+    assert cascade.voices() == starter.voices()
+    assert cascade.settings.coarse.temperature == 0.1 and cascade.settings.semantic == starter.settings.semantic
+    assert cascade.stages["coarse"][0].config.transformer.dim == 32
+    assert "lora" not in read_json(tmp_path / "bundle" / "stages" / "coarse" / "stage.json")
+    assert cascade.speak("Yes.").seconds > 0.3
+    result = CliRunner().invoke(app, [*map(str, line[:1] + line[3:5]), "-o", str(tmp_path / "other")])
+    assert result.exit_code == 1 and "--semantic, --fine, --tokenizers is not named" in str(result.exception)
