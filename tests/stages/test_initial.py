@@ -83,7 +83,8 @@ def test_shards_of_other_tokenizers_are_refused(
     with pytest.raises(ValueError, match=rf"{kind} tokenizer .*not with .*another: tokenize again"):
         run(name, tmp_path / "shards", tmp_path / "run", init=str(STARTER), **still)
     assert not (tmp_path / "run").exists()
-    run(name, tmp_path / "shards", tmp_path / "run", init=str(STARTER), init_retokenized=True, **still)
+    known = {**still, "budget": 1200, "init": str(STARTER), "init_retokenized": True}
+    run(name, tmp_path / "shards", tmp_path / "run", **known)
 
 
 def test_a_stage_of_another_name_and_a_folder_of_nothing_are_refused(tiny: Path, starter_shards: Path, tmp_path: Path):
