@@ -67,6 +67,11 @@ def speech(request: pytest.FixtureRequest) -> Speech:
 
 
 @pytest.fixture
+def fake_shards() -> type[FakeShards]:
+    return FakeShards
+
+
+@pytest.fixture
 def specs(speech: Speech) -> Specs:
     s = speech.shards.specs
     return Specs(s["semantic"], s["acoustic"], s["text"])
