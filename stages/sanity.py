@@ -29,5 +29,7 @@ def first_loss_is_wrong(stage: AnyStage, values: Mapping[str, float]) -> str | N
     expected, found = math.log(alphabet(stage)), values["loss"]
     if abs(found - expected) <= TOLERANCE * expected:
         return None
-    why = "its initial weights are too large" if found > expected else "it sees what it is to predict"
+    why = (
+        "its initial weights are too large" if found > expected else "it sees what it is to predict, by a wrong offset"
+    )
     return f"the first loss of the {stage.name} stage is {found:.2f}, and log V is {expected:.2f}: {why}"

@@ -81,6 +81,9 @@ class FineRun(RunConfig):
     """the fine stage"""
 
 
+TOLD = ("loss", "accuracy", "illegal_mass")
+"""of the tasks that a stage learns beside its main one"""
+
 RUNS: dict[str, type[Any]] = {"semantic": SemanticRun, "coarse": CoarseRun, "fine": FineRun}
 
 
@@ -189,6 +192,8 @@ class Validation:
         values = self.mean("own")
         for condition in self.stage.conditions:
             values[f"gap_{condition}"] = self.mean(condition)["loss"] - values["loss"]
+        for task in getattr(self.stage, "also", ()):
+            values |= {f"{task}_{name}": value for name, value in self.mean(task).items() if name in TOLD}
         if self.listener:
             self.listener(step, run, self.model)
         return values

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from triptych.lm.decode import generate
 from triptych.lm.sampling import Sampling
 from triptych.stages.semantic.model import SemanticModel
 from triptych.stages.semantic.sequence import NOTHING, SemanticStage
+from triptych.stages.semantic.tasks import recognition
 from triptych.stages.speech import Tokens
 
 
@@ -54,3 +56,33 @@ def generate_semantic(
     )
     tokens: Tokens = v.tokens("semantic", np.array(new, dtype=np.int64)).astype(np.uint16)
     return tokens
+
+
+def transcribe(
+    stage: SemanticStage, model: SemanticModel, semantic: Tokens, *, sampling: Sampling, generator: torch.Generator
+) -> NDArray[np.int64]:
+    """Text tokens [L] of semantic tokens [T].
+
+    Raises:
+        ValueError: the stage has not learned to recognise.
+    """
+    if "recognise" not in stage.also:
+        raise ValueError("this semantic stage has not learned to recognise: train it with stage.tasks.recognise=1")
+    layout = stage.layout
+    v = layout.vocabulary
+    ids, positions, first = recognition(layout, NOTHING, semantic)
+    pace = stage.config.frames_per_symbol or 1.0
+    in_time = layout.frames_per_symbol is not None
+    found = generate(
+        model.language_model,
+        torch.from_numpy(ids),
+        legal=v.legal("text"),
+        eos_id=v.id("eos"),
+        min_new=1,
+        max_new=max(8, round(2 * len(semantic) / pace)),
+        sampling=sampling,
+        generator=generator,
+        positions=torch.from_numpy(positions),
+        position_of=lambda i: i * pace if in_time else float(first + i),
+    )
+    return v.tokens("text", np.array(found, dtype=np.int64))

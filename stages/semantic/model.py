@@ -18,9 +18,11 @@ class SemanticModel(nn.Module):
     def __init__(self, config: SemanticConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.label_smoothing = config.label_smoothing
+        self.register_buffer("kind_of", kinds(vocabulary), persistent=False)
+        self.kind_of: Tensor
         self.text_rows = vocabulary.block("text").size
         self.language_model = LanguageModel(config.transformer, vocabulary.size, tied=config.tie_embeddings)
-        self.register_buffer("legal", vocabulary.legal("semantic", "eos"), persistent=False)
+        self.register_buffer("legal", legal_by_target(vocabulary, config), persistent=False)
         self.legal: Tensor
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
@@ -36,6 +38,22 @@ class SemanticModel(nn.Module):
             "accuracy": accuracy(logits, targets),
         }
         if not self.training:
-            metrics["illegal_mass"] = illegal_mass(logits, self.legal)
+            metrics["illegal_mass"] = illegal_mass(logits, self.legal[self.kind_of[targets]])
             metrics["perplexity"] = torch.exp(loss)
         return loss, metrics
+
+
+def kinds(vocabulary: Vocabulary) -> Tensor:
+    """int64 [V]: 0 at semantic ids, 1 at text ids, 2 at specials; the row of `legal_by_target`."""
+    kind = torch.full((vocabulary.size,), 2)
+    kind[vocabulary.legal("semantic")] = 0
+    kind[vocabulary.legal("text")] = 1
+    return kind
+
+
+def legal_by_target(vocabulary: Vocabulary, config: SemanticConfig) -> Tensor:
+    """bool [3, V]: what may stand where a semantic token, a text id or a special is to be predicted."""
+    specials = ("eos", "turn") if config.tasks.interleave > 0 else ("eos",)
+    either = ("semantic", "text") if config.tasks.also else ("semantic",)
+    named = (("semantic", *specials), ("text", *specials), (*either, *specials))
+    return torch.stack([vocabulary.legal(*names) for names in named])

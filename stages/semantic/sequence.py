@@ -8,7 +8,7 @@
     positions, in time      text symbol j of a clip that begins at frame f lies at f + j · frames_per_symbol, its frame
                             t at f + t: so a frame finds its symbol near distance 0, whatever the length of the text
 
-[eos] only where a recording really ends. `tokens[s]` is followed by `targets[s]`. Knows no model.
+[eos] only where a recording really ends. `tokens[s]` is followed by `targets[s]`. Other tasks: tasks.py. No model here.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from torch import nn
 
 from triptych.lm.transformer import TransformerConfig
 from triptych.lm.vocabulary import Block, Vocabulary
+from triptych.stages.semantic.tasks import TaskConfig, interleaved, mixed, recognition
 from triptych.stages.speech import Clip, Speech, Tokens
 from triptych.stages.stage import Batch, Specs, pad
 from triptych.training.config import STRICT
@@ -44,6 +45,10 @@ class SemanticConfig:
     """counted one by one, or in time: a text symbol lies about where it will sound"""
     frames_per_symbol: float | None = None
     """frames a text symbol, for positions in time and the length expected; left out: measured on the clips"""
+    tasks: TaskConfig = TaskConfig()
+    """what recordings with text teach: speaking alone, or recognising and interleaving too"""
+    speech_only_share: float | None = None
+    """share of an epoch's frames that are of recordings without text, in (0, 1); left out: as the shards have them"""
     text_drop: float = 0.1
     """share of rows whose text is left out: for guidance and speech-only continuation"""
     prompt_share: float = 0.5
@@ -54,6 +59,10 @@ class SemanticConfig:
     """seconds of the longest row; a longer recording is cropped and loses its text"""
     label_smoothing: float = 0.05
     """of the cross-entropy in training"""
+
+    def __post_init__(self) -> None:
+        if self.speech_only_share is not None and not 0 <= self.speech_only_share <= 1:
+            raise ValueError(f"speech_only_share={self.speech_only_share}: it is a share, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class Layout:
         text = specs.text.size if specs.text else 1
         pace = config.frames_per_symbol if config.positions == "time" else None
         specials, texts = (Block("bos", 1), Block("sep", 1), Block("eos", 1)), (Block("text", text),)
+        specials += (Block("turn", 1),) if config.tasks.interleave > 0 else ()
         given = (*texts, *specials) if config.text_first else (*specials, *texts)
         return cls(Vocabulary((*given, Block("semantic", specs.semantic.size))), pace)
 
@@ -125,6 +135,11 @@ class SemanticStage:
     specs: Specs
 
     @property
+    def also(self) -> tuple[str, ...]:
+        """Tasks beside speaking, as names for `row`'s `given`; validation judges each apart."""
+        return self.config.tasks.also
+
+    @property
     def layout(self) -> Layout:
         return Layout.of(self.config, self.specs)
 
@@ -148,7 +163,13 @@ class SemanticStage:
         return SemanticModel(self.config, self.layout.vocabulary)
 
     def usable(self, speech: Speech) -> list[int]:
-        return [index for index in speech.indices if speech.beats(index)]
+        usable = [index for index in speech.indices if speech.beats(index)]
+        share = self.config.speech_only_share
+        if share is None:
+            return usable
+        frames = {index: min(speech.beats(index), self._longest(speech)) for index in usable}
+        alone = [i for i in usable if not speech.text_length(i) or speech.beats(i) > self._longest(speech)]
+        return mixed(sorted({*usable} - {*alone}), alone, frames, share)
 
     def length(self, speech: Speech, index: int) -> int:
         frames = min(speech.beats(index), self._longest(speech)) * speech.grid.semantic_per_beat
@@ -160,6 +181,12 @@ class SemanticStage:
         spoken = len(clip.text) > 0 and clip.whole
         if not spoken or (given is None and rng.random() < self.config.text_drop):
             return self._speech_only(speech, index, clip, rng)
+        task = self.config.tasks.draw(rng) if given is None else given
+        if task == "recognise" or task == "recognise_other":
+            heard = clip if task == "recognise" else speech.crop(speech.stranger(index), self._longest(speech), rng)
+            return Row(*recognition(self.layout, clip.text, heard.semantic))
+        if task == "interleave":
+            return Row(*interleaved(self.layout, clip.text, clip.semantic, rng))
         prompt = self._prompt(speech, index, rng) if given is None else None
         text = speech.clip(speech.stranger(index)).text if given == "text" else clip.text
         before = (prompt.text, prompt.semantic) if prompt else (NOTHING, NOTHING)

@@ -6,13 +6,14 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from triptych.cli.main import FITS, INSPECTS, VERBS, app
+from triptych.cli.main import DOCTORS, FITS, INSPECTS, VERBS, app
 
 HEAVY = ("torch", "transformers", "lhotse", "sklearn", "matplotlib", "numpy", "omegaconf")
 LINES = [
     ["--help"],
     *[[verb, "--help"] for verb in VERBS],
     *[["fit", target, "--help"] for target in FITS],
+    *[["doctor", target, "--help"] for target in DOCTORS],
     *[["inspect", target, "--help"] for target in INSPECTS],
 ]
 

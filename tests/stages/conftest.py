@@ -60,6 +60,11 @@ def speech(request: pytest.FixtureRequest) -> Speech:
 
 
 @pytest.fixture
+def fake_shards() -> type[FakeShards]:
+    return FakeShards
+
+
+@pytest.fixture
 def specs(speech: Speech) -> Specs:
     s = speech.shards.specs
     return Specs(s["semantic"], s["acoustic"], s["text"])
@@ -70,10 +75,13 @@ def shape() -> TransformerConfig:
     return TransformerConfig(dim=32, layers=2, heads=2)
 
 
-def write_random_shards(folder: Path, specs: Specs, clips: int = 12, text_of: Any = None) -> Path:
+def write_random_shards(
+    folder: Path, specs: Specs, clips: int = 12, text_of: Any = None, speech_of: Any = None
+) -> Path:
     """A folder of shards with random tokens of tokenizers that need not exist; two speakers, two clips of split dev.
 
-    text_of: the text tokens of a clip, from its semantic tokens; random ones else.
+    text_of: the text tokens of a clip, from random semantic tokens; random ones else.
+    speech_of: its semantic tokens, from its text; the random ones else.
     """
     rng, grid = np.random.default_rng(0), specs.grid
     assert specs.text is not None
@@ -83,6 +91,9 @@ def write_random_shards(folder: Path, specs: Specs, clips: int = 12, text_of: An
         beats = int(rng.integers(20, 40))
         semantic = rng.integers(0, specs.semantic.size, beats * grid.semantic_per_beat)
         text = rng.integers(0, specs.text.size, 8) if text_of is None else text_of(semantic)
+        if speech_of is not None:
+            semantic = speech_of(text)
+            beats = len(semantic) // grid.semantic_per_beat
         codes = rng.integers(0, specs.acoustic.size, (specs.acoustic.levels, beats * grid.acoustic_per_beat))
         for kind, ids in (("text", text), ("semantic", semantic), ("codes", codes)):
             kinds[kind].append(ids.astype(np.uint16))

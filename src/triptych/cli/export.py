@@ -18,8 +18,7 @@ def export(
 ) -> None:
     """Write a stage as a plain Llama checkpoint.
 
-    Of transformers, for other engines (Qwen3 where the stage has QK-norm); the logits are the stage's own. triptych.json
-    beside it says what the ids are.
+    For transformers and what reads its format; the logits are the stage's own. triptych.json says what the ids are.
     """
     from triptych.stages.export import export_stage
     from triptych.stages.initial import folder_of

@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 import triptych
-from triptych.cli import bundles, corpus, demo, export, fit, inspect, inspect_tokens, score, speech, train
+from triptych.cli import bundles, corpus, demo, export, fit, inspect, inspect_tokens, overfit, score, speech, train
 
 EXTRAS = {
     "deepspeed": "deepspeed",
@@ -48,6 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 fit_app = typer.Typer(help="Fit a tokenizer of one's own on recordings.", no_args_is_help=True)
+doctor_app = typer.Typer(help="Say what is wrong before hours are spent.", no_args_is_help=True)
 inspect_app = typer.Typer(help="Look into what was fitted or trained.", no_args_is_help=True)
 
 
@@ -89,6 +90,9 @@ FITS: dict[str, Callable[..., None]] = {
     "encoder": fit.encoder,
     "acoustic": fit.acoustic,
 }
+DOCTORS: dict[str, Callable[..., None]] = {
+    "overfit": overfit.overfit,
+}
 INSPECTS: dict[str, Callable[..., None]] = {
     "codec": inspect.codec,
     "tokens": inspect_tokens.tokens,
@@ -98,9 +102,12 @@ for _name, _verb in VERBS.items():
     app.command(_name)(_verb)
 for _name, _verb in FITS.items():
     fit_app.command(_name)(_verb)
+for _name, _verb in DOCTORS.items():
+    doctor_app.command(_name)(_verb)
 for _name, _verb in INSPECTS.items():
     inspect_app.command(_name)(_verb)
 app.add_typer(fit_app, name="fit")
+app.add_typer(doctor_app, name="doctor")
 app.add_typer(inspect_app, name="inspect")
 
 
