@@ -25,8 +25,11 @@ from triptych.stages.speech import Speech
 from triptych.stages.stage import Batch, Specs, Stage
 from triptych.stages.three import make_stage, record_of
 from triptych.training.config import STRICT, TrainingConfig, build
-from triptych.training.loop import pick_device, train
+from triptych.training.dealing import Dealing
+from triptych.training.distributed import rank, ranks, sum_metrics, world
+from triptych.training.loop import add_metric, pick_device, train
 from triptych.training.run import RunFolder
+from triptych.training.zero import whole
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -99,6 +102,12 @@ def train_stage(
         TrainingError, TrainingStopped: see `training.loop.train`.
     """
     config = build(stage_config_class(name), dict(tree), f"config of the {name} stage")
+    training = config.training
+    with ranks(training.device, training.patience, even_alone=training.deepspeed.zero is not None):
+        return _train_stage(name, config, progress)
+
+
+def _train_stage(name: str, config: Any, progress: Callable[[int, Mapping[str, float]], None] | None) -> Path:
     shards = ShardSet.open(Path(config.shards))
     specs = Specs(shards.specs["semantic"], shards.specs["acoustic"], shards.specs.get("text"))
     speech, held_out = Speech(shards, "train"), Speech(shards, "dev")
@@ -112,12 +121,14 @@ def train_stage(
         _initialise(model, Path(config.init))
     resolved = asdict(config) | {"stage": asdict(stage.config)}
     with RunFolder(Path(config.run), resolved) as run:
+        dealing = Dealing.of(run.path if config.resume else None, config.training.accumulation)
         return train(
             model,
-            batches_of(stage, speech, usable, config),
+            batches_of(stage, speech, usable, config, dealing),
             config.training,
             run,
             record_of(stage),
+            dealing=dealing,
             validate=Validation(stage, held_out, model, config)
             if held_out.indices and config.validation_rows
             else None,
@@ -139,15 +150,17 @@ def _initialise(model: nn.Module, source: Path) -> None:
         ) from None
 
 
-def batches_of(stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig) -> Callable[[int], list[Batch]]:
-    """step (from 1) -> its micro-batches; a pure function."""
-    seed, accumulation = config.training.seed, config.training.accumulation
+def batches_of(
+    stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig, dealing: Dealing | None = None
+) -> Callable[[int], list[Batch]]:
+    """step (from 1) -> its micro-batches on this rank; a pure function."""
+    seed, dealing = config.training.seed, dealing or Dealing.of(None, config.training.accumulation)
     plan = BatchPlan([stage.length(speech, index) for index in usable], config.budget, seed)
     device = pick_device(config.training.device)
 
     def batches(step: int) -> list[Batch]:
         micro_batches = []
-        for number in range((step - 1) * accumulation, step * accumulation):
+        for number in dealing.numbers(step):
             rows = [
                 stage.row(speech, usable[int(at)], np.random.default_rng((seed, number, place)))
                 for place, at in enumerate(plan.batch(number))
@@ -175,22 +188,24 @@ class Validation:
         for condition in self.stage.conditions:
             values[f"gap_{condition}"] = self._mean(condition)["loss"] - values["loss"]
         if self.listener:
-            self.listener(step, run, self.model)
+            self.listener(step, run, whole(self.model, self.stage.model))
         return values
 
     def _mean(self, given: str) -> dict[str, float]:
         sums: dict[str, float] = {}
         weights: dict[str, float] = {}
         device = pick_device(self.config.training.device)
-        for start in range(0, len(self.rows), 8):
+        starts = range(0, len(self.rows), 8)
+        for turn in range(-(-len(starts) // world())):  # as many on all ranks: ZeRO-3 gathers weights in each
+            place = turn * world() + rank()
+            start = starts[min(place, len(starts) - 1)]
             rows = [
                 self.stage.row(self.held_out, index, np.random.default_rng((7, index)), given)
                 for index in self.rows[start : start + 8]
             ]
             loss, metrics = self.model.loss(self.stage.collate(rows).to(device))
-            weight = float(metrics["targets"])
+            weight = float(metrics["targets"]) if place < len(starts) else 0.0
             for name, value in {**metrics, "loss": loss}.items():
                 if name != "targets":
-                    sums[name] = sums.get(name, 0.0) + float(value) * weight
-                    weights[name] = weights.get(name, 0.0) + weight
-        return {name: total / weights[name] for name, total in sums.items()}
+                    add_metric(sums, weights, name, float(value), weight)
+        return sum_metrics(sums, weights)
