@@ -64,8 +64,8 @@ def finish(processes: list[subprocess.Popen[str]], seconds: float = 300) -> list
 
 def together(jobs: list[Job], folder: Path, world: int = 2) -> None:
     """Does the jobs in `world` processes, which must end well."""
-    for code, error in finish(start(jobs, folder, world)):
-        assert code == 0, error[-3000:]
+    ended = finish(start(jobs, folder, world))
+    assert [code for code, _ in ended] == [0] * world, "\n\n".join(error[-3000:] for _, error in ended)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 
 import triptych
-from triptych.cli import bundles, corpus, demo, fit, inspect, inspect_tokens, score, speech, train
+from triptych.cli import bundles, corpus, demo, doctor, fit, inspect, inspect_tokens, score, speech, train
 
 EXTRAS = {
     "deepspeed": "deepspeed",
@@ -102,6 +102,7 @@ for _name, _verb in INSPECTS.items():
     inspect_app.command(_name)(_verb)
 app.add_typer(fit_app, name="fit")
 app.add_typer(inspect_app, name="inspect")
+app.add_typer(doctor.app, name="doctor")
 
 
 def main(arguments: list[str] | None = None) -> None:

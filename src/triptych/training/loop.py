@@ -146,6 +146,7 @@ def train(
                 values = _validate(model, validate, step, run, device, config)
                 improved, best = values["loss"] < best, min(best, values["loss"])
                 clock.restart()
+            reached(f"the end of step {step}")
             if step % config.checkpoint_every == 0 or last or improved:
                 gathered = zero.gather() if zero else None
                 read = dealing.read_after(step) if dealing else None

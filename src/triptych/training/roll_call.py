@@ -80,7 +80,7 @@ class RollCall:
         """
         began, missing = time.monotonic(), list(range(self.world))
         try:
-            self._sign()
+            self._sign(self.store)
             while missing:
                 missing = [other for other in missing if not self.store.check([f"present/{other}"])]
                 if missing and time.monotonic() - began > self.patience:
@@ -145,16 +145,16 @@ class RollCall:
         found: dict[str, Any] = json.loads(self.store.get(f"present/{rank}"))
         return found
 
-    def _sign(self) -> None:
+    def _sign(self, store: Store) -> None:
         self._mine["beat"] += 1
-        self.store.set(f"present/{self.rank}", json.dumps(self._mine))
+        store.set(f"present/{self.rank}", json.dumps(self._mine))
 
     def _run(self) -> None:
-        store_lives = True
+        store, store_lives = self.store.clone(), True  # a connection of its own: the main thread may wait in the other
         while not self._done.wait(BEAT):
             if store_lives:
                 try:
-                    self._sign()
+                    self._sign(store)
                 except (DistError, RuntimeError):
                     store_lives = False
             if time.monotonic() - self._moved > self.patience:
