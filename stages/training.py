@@ -19,7 +19,7 @@ from triptych.corpus.shards import ShardSet
 from triptych.stages.adapters import AdapterConfig, add_adapters, note_of
 from triptych.stages.coarse.sequence import CoarseConfig
 from triptych.stages.fine.sequence import FineConfig
-from triptych.stages.initial import beginning, laid_over
+from triptych.stages.initial import Beginning, beginning, laid_over
 from triptych.stages.listening import Listener
 from triptych.stages.sanity import first_loss_is_wrong
 from triptych.stages.semantic.sequence import SemanticConfig
@@ -27,8 +27,11 @@ from triptych.stages.speech import Speech
 from triptych.stages.stage import Batch, Specs, Stage
 from triptych.stages.three import AnyStage, make_stage, record_of
 from triptych.training.config import STRICT, TrainingConfig, build
-from triptych.training.loop import pick_device, train
+from triptych.training.dealing import Dealing
+from triptych.training.distributed import rank, ranks, sum_metrics, world
+from triptych.training.loop import add_metric, pick_device, train
 from triptych.training.run import RunFolder
+from triptych.training.zero import whole
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -111,6 +114,14 @@ def train_stage(
     if start:
         tree = {**tree, "stage": laid_over(start.config, tree.get("stage", {}))}
     config = build(stage_config_class(name), dict(tree), f"config of the {name} stage")
+    training = config.training
+    with ranks(training.device, training.patience, even_alone=training.deepspeed.zero is not None):
+        return _train_stage(name, config, start, progress)
+
+
+def _train_stage(
+    name: str, config: Any, start: Beginning | None, progress: Callable[[int, Mapping[str, float]], None] | None
+) -> Path:
     shards = ShardSet.open(Path(config.shards))
     if start and not config.init_retokenized:
         start.check(shards)
@@ -130,16 +141,18 @@ def train_stage(
     resolved = asdict(config) | {"stage": asdict(stage.config)}
     validate = Validation(stage, held_out, model, config) if len(held_out.indices) and config.validation_rows else None
     with RunFolder(Path(config.run), resolved) as run:
+        dealing = Dealing.of(run.path if config.resume else None, config.training.accumulation)
         if lacks:
             run.warn(0, f"init={config.init} lacks {len(lacks)} tensors, which begin anew: {', '.join(lacks)}")
         if validate and not config.resume:
             _first_look(validate, run, new=start is None)
         return train(
             model,
-            batches_of(stage, speech, usable, config),
+            batches_of(stage, speech, usable, config, dealing),
             config.training,
             run,
             record_of(stage) | note_of(config.lora),
+            dealing=dealing,
             validate=validate,
             resume=config.resume,
             progress=progress,
@@ -157,15 +170,17 @@ def _first_look(validate: "Validation", run: RunFolder, *, new: bool) -> None:
         run.warn(0, said)
 
 
-def batches_of(stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig) -> Callable[[int], list[Batch]]:
-    """step (from 1) -> its micro-batches; a pure function."""
-    seed, accumulation = config.training.seed, config.training.accumulation
+def batches_of(
+    stage: Stage, speech: Speech, usable: Sequence[int], config: RunConfig, dealing: Dealing | None = None
+) -> Callable[[int], list[Batch]]:
+    """step (from 1) -> its micro-batches on this rank; a pure function."""
+    seed, dealing = config.training.seed, dealing or Dealing.of(None, config.training.accumulation)
     plan = BatchPlan([stage.length(speech, index) for index in usable], config.budget, seed)
     device = pick_device(config.training.device)
 
     def batches(step: int) -> list[Batch]:
         micro_batches = []
-        for number in range((step - 1) * accumulation, step * accumulation):
+        for number in dealing.numbers(step):
             rows = [
                 stage.row(speech, usable[int(at)], np.random.default_rng((seed, number, place)))
                 for place, at in enumerate(plan.batch(number))
@@ -195,7 +210,7 @@ class Validation:
         for task in getattr(self.stage, "also", ()):
             values |= {f"{task}_{name}": value for name, value in self.mean(task).items() if name in TOLD}
         if self.listener:
-            self.listener(step, run, self.model)
+            self.listener(step, run, whole(self.model, self.stage.model))
         return values
 
     def mean(self, given: str) -> dict[str, float]:
@@ -203,15 +218,17 @@ class Validation:
         sums: dict[str, float] = {}
         weights: dict[str, float] = {}
         device = pick_device(self.config.training.device)
-        for start in range(0, len(self.rows), 8):
+        starts = range(0, len(self.rows), 8)
+        for turn in range(-(-len(starts) // world())):  # as many on all ranks: ZeRO-3 gathers weights in each
+            place = turn * world() + rank()
+            start = starts[min(place, len(starts) - 1)]
             rows = [
                 self.stage.row(self.held_out, index, np.random.default_rng((7, index)), given)
                 for index in self.rows[start : start + 8]
             ]
             loss, metrics = self.model.loss(self.stage.collate(rows).to(device))
-            weight = float(metrics["targets"])
+            weight = float(metrics["targets"]) if place < len(starts) else 0.0
             for name, value in {**metrics, "loss": loss}.items():
                 if name != "targets":
-                    sums[name] = sums.get(name, 0.0) + float(value) * weight
-                    weights[name] = weights.get(name, 0.0) + weight
-        return {name: total / weights[name] for name, total in sums.items()}
+                    add_metric(sums, weights, name, float(value), weight)
+        return sum_metrics(sums, weights)

@@ -62,10 +62,9 @@ class FineModel(nn.Module):
         for q in range(self.coarse_levels, self.levels):
             chosen = mask & (level == q)[:, None]
             count = float(chosen.sum())
-            if not count:
-                continue
             logits, wanted = self.logits(q, hidden[chosen]), codes[:, q][chosen]
-            loss = cross_entropy(logits, wanted)
-            total = total + loss * count
+            loss = cross_entropy(logits, wanted)  # no number where nobody asks for level q
+            # Every rank has a gradient of every weight, or their sums would not fit together.
+            total = total + (loss * count if count else logits.sum() * 0.0)
             metrics |= {f"loss_{q}": loss.detach(), f"accuracy_{q}": accuracy(logits, wanted)}
         return total / metrics["targets"], metrics

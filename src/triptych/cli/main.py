@@ -3,6 +3,7 @@
     the user's to mend     ValueError, TrainingError, OSError      one line on stderr, exit 1
     a missing extra        ModuleNotFoundError                     one line that says what to install, exit 1
     a training stopped     TrainingStopped                         one line that says how to go on, exit 130
+    another rank is gone   RankLost                                one line that names it, exit 75: 'try again'
     ours to mend           anything else                           a traceback
 
 Importing this module, and all help, needs neither torch nor transformers: each verb imports what it needs when it
@@ -20,7 +21,20 @@ from typing import Annotated
 import typer
 
 import triptych
-from triptych.cli import bundles, corpus, demo, export, fit, inspect, inspect_tokens, overfit, score, speech, train
+from triptych.cli import (
+    bundles,
+    corpus,
+    demo,
+    doctor,
+    export,
+    fit,
+    inspect,
+    inspect_tokens,
+    overfit,
+    score,
+    speech,
+    train,
+)
 
 EXTRAS = {
     "deepspeed": "deepspeed",
@@ -48,7 +62,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 fit_app = typer.Typer(help="Fit a tokenizer of one's own on recordings.", no_args_is_help=True)
-doctor_app = typer.Typer(help="Say what is wrong before hours are spent.", no_args_is_help=True)
 inspect_app = typer.Typer(help="Look into what was fitted or trained.", no_args_is_help=True)
 
 
@@ -103,12 +116,12 @@ for _name, _verb in VERBS.items():
 for _name, _verb in FITS.items():
     fit_app.command(_name)(_verb)
 for _name, _verb in DOCTORS.items():
-    doctor_app.command(_name)(_verb)
+    doctor.app.command(_name)(_verb)
 for _name, _verb in INSPECTS.items():
     inspect_app.command(_name)(_verb)
 app.add_typer(fit_app, name="fit")
-app.add_typer(doctor_app, name="doctor")
 app.add_typer(inspect_app, name="inspect")
+app.add_typer(doctor.app, name="doctor")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,6 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every file that is loaded, else
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a rank that is gone, our own line tells
     try:
         check_checkout(Path(triptych.__file__).parent)
         app(args=arguments, prog_name="triptych")
@@ -125,9 +139,21 @@ def main(arguments: list[str] | None = None) -> None:
         line = one_line(error)
         if line is None or os.environ.get("TRIPTYCH_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        if line is not None:
+        name = type(error).__name__
+        if line is not None and not (name == "TrainingStopped" and os.environ.get("RANK", "0") != "0"):
             print(f"triptych: {line}", file=sys.stderr)
-        raise SystemExit(STOPPED if type(error).__name__ == "TrainingStopped" else 1) from None
+        if name == "RankLost":
+            leave_at_once()
+        raise SystemExit(STOPPED if name == "TrainingStopped" else 1) from None
+
+
+def leave_at_once() -> None:
+    """Ends the process without the libraries' own farewells, which may wait for a rank that is gone."""
+    from triptych.training.roll_call import LOST
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(LOST)
 
 
 def check_checkout(package: Path) -> None:

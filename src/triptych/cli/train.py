@@ -1,5 +1,6 @@
 """`train` and `config`: a stage is trained from a config, and every key of every config is explained."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,8 @@ def train(
 ) -> None:
     """Train a stage on token shards.
 
-    Ctrl-C writes a checkpoint, and resume=true goes on from it.
+    Ctrl-C writes a checkpoint, and resume=true goes on from it. Under torchrun, deepspeed or srun the same line trains on
+    all ranks (see launch/).
     """
     from triptych.stages.training import stage_config_class, train_stage
     from triptych.training.config import build, load_tree
@@ -40,10 +42,15 @@ def train(
     one_of(stage, STAGES, "stage")
     tree = load_tree(find_config(config), overrides or [])
     settings: Any = build(stage_config_class(stage), tree, f"train {stage}")
-    log(f"train {stage}: metrics in the run folder, for TensorBoard too; 'triptych config {stage}' explains each key")
+    first = os.environ.get("RANK", "0") == "0"  # of several, one speaks
+    if first:
+        log(
+            f"train {stage}: metrics in the run folder, for TensorBoard too; 'triptych config {stage}' explains each key"
+        )
     with Bar(f"train {stage}", "steps", settings.training.max_steps) as bar:
         checkpoint: Path = train_stage(stage, tree, bar.step)
-    result(str(checkpoint))
+    if first:
+        result(str(checkpoint))
 
 
 def config(

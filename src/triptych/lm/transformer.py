@@ -13,6 +13,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from triptych.lm.cache import Cache
 from triptych.lm.layer import Context, Layer
@@ -93,6 +94,8 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """activation checkpointing, in training"""
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         # Plain attributes, not buffers: a model cast to bfloat16 must keep exact angles.
@@ -137,7 +140,8 @@ class Transformer(nn.Module):
         if self.training and self.config.dropout:
             x = F.dropout(x, self.config.dropout)
         for layer in self.layers:
-            x = layer(x, context)
+            recompute = self.recompute and self.training and torch.is_grad_enabled()
+            x = checkpoint(layer, x, context, use_reentrant=False) if recompute else layer(x, context)
         if cache is not None:
             cache.advance(x.shape[1])
         out: Tensor = self.norm(x)

@@ -18,6 +18,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=STRICT)
+class DeepSpeedConfig:
+    """Training through DeepSpeed; with zero=null the loop itself is data-parallel."""
+
+    zero: Literal[0, 1, 2, 3] | None = None
+    """what ZeRO deals out to the ranks: 0 nothing, 1 optimiser state, 2 and gradients, 3 and weights; null: no DeepSpeed"""
+    offload: bool = False
+    """optimiser state (with zero=3 weights too) lies in the CPU's memory"""
+
+    def __post_init__(self) -> None:
+        if self.offload and not self.zero:
+            raise ValueError("training.deepspeed.offload needs training.deepspeed.zero=1, 2 or 3")
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
     """How a model is trained, whatever the model."""
 
@@ -38,7 +52,9 @@ class TrainingConfig:
     clip_norm: float = 1.0
     """gradients longer than this are shortened to it; 0 switches it off"""
     accumulation: int = 1
-    """micro-batches per optimiser step"""
+    """micro-batches per optimiser step, of each rank"""
+    recompute: bool = False
+    """activation checkpointing: layers are computed again in the backward pass; less memory, a third more work"""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """of the activations (autocast); master weights are always fp32"""
     device: str = "auto"
@@ -53,6 +69,10 @@ class TrainingConfig:
     """steps between two checkpoints"""
     keep_last: int = 2
     """checkpoints kept, besides the best one by validation loss"""
+    patience: float = 600.0
+    """seconds that a rank waits for the others before it names who is missing and ends"""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """ZeRO"""
 
 
 def build(kind: type[T], tree: Any, where: str = "config") -> T:

@@ -3,36 +3,92 @@
     torchrun --nproc_per_node 4 -m triptych fit acoustic …      RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT
 
 Each rank holds the whole model and its own rows of every batch. Invariant: after each step all ranks hold the same
-state, so what rank 0 writes is the state of all. Knows no model.
+state, so what rank 0 writes is the state of all. Where a rank is gone, the others end with a line that names it. Knows
+no model.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+import socket
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as torch_distributed
 
+from triptych.training.roll_call import ANSWER, RankLost, RollCall, is_of_collective, open_store
+
+PATIENCE = 600.0
+"""seconds that a rank waits for the others"""
+_roll_call: list[RollCall] = []
+"""of this process, while it trains with others"""
+
 
 @contextmanager
-def ranks(device: str) -> Iterator[None]:
+def ranks(device: str, patience: float = PATIENCE, *, even_alone: bool = False) -> Iterator[None]:
     """Joins the processes that torchrun (or anything that sets the same variables) started, and leaves them after.
 
     Args:
         device: as in `TrainingConfig.device`; nccl on cuda, where each process takes its own one, gloo elsewhere.
+        patience: seconds that a rank waits for the others.
+        even_alone: one process is a group of its own, as DeepSpeed wants it.
+    Raises:
+        RankLost: a rank did not come, or is gone; the line names it.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_distributed.is_initialized():
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if torch_distributed.is_initialized() or (alone and not even_alone):
         yield
         return
+    if alone:
+        _name_oneself()
     on_cuda = torch.cuda.is_available() and not device.startswith("cpu")
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch_distributed.init_process_group("nccl" if on_cuda else "gloo")
+    store, me, everyone = open_store(patience), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    call = RollCall(store, me, everyone, patience)
+    call.everyone()
+    torch_distributed.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=store,
+        rank=me,
+        world_size=everyone,
+        timeout=timedelta(seconds=patience + 10 * ANSWER),  # the roll call speaks first
+    )
+    _roll_call.append(call.start())
     try:
         yield
+    except Exception as error:
+        if everyone == 1 or not is_of_collective(error):
+            raise
+        raise RankLost(call.missing()) from error
     finally:
+        call.stop()
+        _roll_call.clear()
         torch_distributed.destroy_process_group()
+
+
+def _name_oneself() -> None:
+    """The variables of a launcher, for one process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    one = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in one.items():
+        os.environ.setdefault(name, value)
+
+
+def reached(what: str) -> None:
+    """Tells the other ranks how far this one is, such as "step 812"."""
+    for call in _roll_call:
+        call.reached(what)
+
+
+def before_leaving(act: Callable[[], None]) -> None:
+    """Has `act` called should this process end because another is gone."""
+    for call in _roll_call:
+        call.before_leaving.append(act)
 
 
 def world() -> int:
@@ -56,6 +112,29 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if world() > 1:
         torch_distributed.all_reduce(values)
     return values
+
+
+def sum_metrics(sums: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
+    """Weighted means over all ranks, of weighted sums and weights; those that no rank has a weight for are left out."""
+    names = names_over_ranks(list(sums))
+    values = [sums.get(name, 0.0) for name in names] + [weights.get(name, 0.0) for name in names]
+    summed = sum_over_ranks(torch.tensor(values, dtype=torch.float64, device=collective_device())).tolist()
+    means = zip(names, summed[: len(names)], summed[len(names) :], strict=True)
+    return {name: total / weight for name, total, weight in means if weight}
+
+
+def names_over_ranks(names: list[str]) -> list[str]:
+    """The names of all ranks, in one order; where they are the same everywhere, they cost one small message."""
+    if world() == 1:
+        return names
+    digest = zlib.crc32("\n".join(names).encode())
+    both = torch.tensor([digest, -digest], device=collective_device())
+    torch_distributed.all_reduce(both, torch_distributed.ReduceOp.MAX)
+    if int(both[0]) == -int(both[1]):
+        return names
+    everyone: list[list[str]] = [[] for _ in range(world())]
+    torch_distributed.all_gather_object(everyone, names)
+    return list(dict.fromkeys(name for theirs in everyone for name in theirs))
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -88,7 +167,15 @@ def wait_for_all() -> None:
 
 @torch.no_grad()
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sums the gradients over ranks in one piece; those that are there must be the same ones on all ranks."""
+    """Sums the gradients over ranks in one piece. A gradient that only other ranks have is zero here."""
+    parameters = list(parameters)
+    if world() > 1 and parameters:
+        there = torch.tensor(
+            [float(parameter.grad is not None) for parameter in parameters], device=collective_device()
+        )
+        for parameter, anywhere in zip(parameters, sum_over_ranks(there).tolist(), strict=True):
+            if anywhere and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if world() == 1 or not gradients:
         return

@@ -11,7 +11,8 @@ Hence a run that was killed and resumed gives the losses and weights of one left
 
 A model may have several learners (a codec and its discriminator): one backward, an optimiser each. Processes that
 joined through `distributed.ranks` each bring their own micro-batches: gradients and metrics are summed over all, by the
-number of targets, so that they take the step of one process with all micro-batches.
+number of targets, so that they take the step of one process with all micro-batches. With `training.deepspeed.zero` the
+step goes through DeepSpeed instead.
 """
 
 import math
@@ -28,9 +29,19 @@ import torch
 from torch import Tensor, nn
 
 from triptych.training.config import TrainingConfig
-from triptych.training.distributed import collective_device, rank, sum_over_ranks, take_from_first, world
+from triptych.training.dealing import Dealing
+from triptych.training.distributed import (
+    collective_device,
+    rank,
+    reached,
+    sum_metrics,
+    sum_over_ranks,
+    take_from_first,
+    world,
+)
 from triptych.training.optimiser import Learner, follow, learners_of, learning_rate, make_optimizer
 from triptych.training.run import RunFolder, find_checkpoint, prune_checkpoints, restore, write_checkpoint
+from triptych.training.zero import ZeroEngine
 
 Batches = Callable[[int], Sequence[Any]]
 """step (from 1) -> its micro-batches. Pure: the same step gives the same micro-batches in every process."""
@@ -76,6 +87,7 @@ def train(
     run: RunFolder,
     record: Mapping[str, Any],
     *,
+    dealing: Dealing | None = None,
     validate: Validate | None = None,
     resume: bool = False,
     progress: Callable[[int, Mapping[str, float]], None] | None = None,
@@ -84,6 +96,7 @@ def train(
 
     Args:
         record: what `stage.json` says about the model; its owner can build the model from it again.
+        dealing: what `batches` deals out by, so that a checkpoint can say how much was read.
         resume: go on from the run's latest checkpoint.
         progress: called after each step with the step and its metrics.
     Raises:
@@ -96,11 +109,16 @@ def train(
     device = pick_device(config.device)
     model.to(device)
     learners = learners_of(model, config)
-    optimizers = [make_optimizer(learner.parameters, learner.config) for learner in learners]
+    dealt_out = config.deepspeed.zero is not None
+    optimizers = [] if dealt_out else [make_optimizer(learner.parameters, learner.config) for learner in learners]
     step = restore(find_checkpoint(run.path), model, optimizers) if resume else 0
     take_from_first(model.state_dict().values())
     if not resume and (run.path / "latest").exists():
         raise ValueError(f"{run.path} holds a run already: add resume=true to go on with it, or name another folder")
+    recompute_layers(model, config.recompute)
+    zero = ZeroEngine(model, learners, config, device) if dealt_out else None
+    if zero and resume:
+        zero.load_moments(find_checkpoint(run.path))
     best = _best_so_far(run.path)
     folder = find_checkpoint(run.path) if resume else run.path
     model.train()
@@ -109,12 +127,13 @@ def train(
         ahead = reader.submit(batches, step + 1)
         while step < config.max_steps:
             step += 1
+            reached(f"step {step}")
             waited = time.monotonic()
             micro_batches = ahead.result()
             clock.waited += time.monotonic() - waited
             if step < config.max_steps:
                 ahead = reader.submit(batches, step + 1)
-            metrics = _step(model, learners, optimizers, micro_batches, config, device, step)
+            metrics = _step(model, learners, optimizers, micro_batches, config, device, step, zero)
             clock.add(metrics)
             if progress and rank() == 0:
                 progress(step, metrics)
@@ -127,11 +146,20 @@ def train(
                 values = _validate(model, validate, step, run, device, config)
                 improved, best = values["loss"] < best, min(best, values["loss"])
                 clock.restart()
+            reached(f"the end of step {step}")
             if step % config.checkpoint_every == 0 or last or improved:
-                folder = write_checkpoint(run.path, step, model, optimizers, record, best=improved)
+                gathered = zero.gather() if zero else None
+                read = dealing.read_after(step) if dealing else None
+                folder = write_checkpoint(
+                    run.path, step, model, optimizers, record, best=improved, gathered=gathered, read=read
+                )
                 prune_checkpoints(run.path, config.keep_last)
             if stopping:
-                raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
+                break
+    if zero:
+        zero.close()
+    if step < config.max_steps:
+        raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
     return folder
 
 
@@ -143,6 +171,7 @@ def _step(
     config: TrainingConfig,
     device: torch.device,
     step: int,
+    zero: ZeroEngine | None = None,
 ) -> dict[str, float]:
     torch.manual_seed(config.seed * 1_000_003 + step)
     sums: dict[str, float] = {}
@@ -152,17 +181,22 @@ def _step(
         with autocast(device, config.dtype):
             loss, metrics = model.loss(micro_batch)  # type: ignore[operator]
         weight = float(metrics.get("targets", 1.0))
-        (loss * weight).backward()
+        if zero:
+            zero.backward(loss * weight)
+        else:
+            (loss * weight).backward()
         total += weight
         for name, value in {"loss": loss.detach(), **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * weight
-            weights[name] = weights.get(name, 0.0) + weight
-    sums, weights, total = _over_ranks(sums, weights, total, device)
-    averaged = {name: value / weights[name] for name, value in sums.items()} | {"targets": total}
+            add_metric(sums, weights, name, float(value), weight)
+    total = float(sum_over_ranks(torch.tensor(total, dtype=torch.float64, device=collective_device())))
+    averaged = sum_metrics(sums, weights) | {"targets": total}
     if not math.isfinite(averaged["loss"]):
         raise TrainingError(
             f"the loss of step {step} is {averaged['loss']}: the last checkpoint is whole; lower the rate"
         )
+    if zero:
+        norm = zero.step(step, total)
+        return averaged if norm is None else averaged | {"gradient_norm": norm}
     for learner, optimizer in zip(learners, optimizers, strict=True):
         norm = follow(learner, optimizer, total, step)
         if norm is not None:
@@ -170,15 +204,19 @@ def _step(
     return averaged
 
 
-def _over_ranks(
-    sums: dict[str, float], weights: dict[str, float], total: float, device: torch.device
-) -> tuple[dict[str, float], dict[str, float], float]:
-    """The same, summed over ranks, which must have the same metrics in a step."""
-    if world() == 1:
-        return sums, weights, total
-    values = torch.tensor([*sums.values(), *weights.values(), total], dtype=torch.float64, device=device)
-    *summed, total = sum_over_ranks(values).tolist()
-    return dict(zip(sums, summed, strict=False)), dict(zip(weights, summed[len(sums) :], strict=True)), total
+def add_metric(sums: dict[str, float], weights: dict[str, float], name: str, value: float, weight: float) -> None:
+    """Adds to a weighted mean. A metric without a value in this micro-batch is not a number, and does not count: so all
+    ranks have the same names."""
+    counts = name == "loss" or not math.isnan(value)
+    sums[name] = sums.get(name, 0.0) + (value * weight if counts else 0.0)
+    weights[name] = weights.get(name, 0.0) + (weight if counts else 0.0)
+
+
+def recompute_layers(model: nn.Module, asked: bool) -> None:
+    """Switches activation checkpointing in the parts of a model that know it, by their attribute `recompute`."""
+    for part in model.modules():
+        if hasattr(part, "recompute"):
+            part.recompute = asked
 
 
 def _anyone(asked: bool) -> bool:

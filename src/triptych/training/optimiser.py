@@ -53,10 +53,10 @@ def learners_of(model: nn.Module, config: TrainingConfig) -> list[Learner]:
 
 def follow(learner: Learner, optimizer: torch.optim.Optimizer, total: float, step: int) -> float | None:
     """One optimiser's step; the norm of its gradients, which were summed over `total` targets. None without any."""
+    sum_gradients(parameter for parameter in learner.parameters if parameter.requires_grad)
     parameters = [p for p in learner.parameters if p.grad is not None]
     if not parameters:
         return None
-    sum_gradients(parameters)
     for parameter in parameters:
         assert parameter.grad is not None
         parameter.grad.div_(total)

@@ -28,7 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
 
-from triptych.training.distributed import rank, wait_for_all
+from triptych.training.distributed import before_leaving, rank, wait_for_all
 from triptych.training.files import atomic_file, atomic_folder, read_json, write_json
 
 
@@ -50,6 +50,7 @@ class RunFolder:
         path = self.path
         path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
+        before_leaving((path / "lock").unlink)
         if config is not None:
             import yaml
 
@@ -143,17 +144,29 @@ def write_checkpoint(
     record: Mapping[str, Any],
     *,
     best: bool,
+    gathered: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None = None,
+    read: int | None = None,
 ) -> Path:
-    """Writes `checkpoints/step-N` whole, then points `latest` (and `best`) at it; the first rank does, for all."""
+    """Writes `checkpoints/step-N` whole, then points `latest` (and `best`) at it; the first rank does, for all.
+
+    gathered: weights and moments by name, where ranks hold parts of them; `model` and `optimizers` are not read then.
+    read: micro-batches of all ranks so far.
+    """
     folder = run / "checkpoints" / f"step-{step:08d}"
     if rank() != 0:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as beside:
         write_json(beside / "stage.json", {**record, "step": step})
-        save_model(model, str(beside / "model.safetensors"))  # tied weights are kept once
+        if gathered:
+            save_file(gathered[0], beside / "model.safetensors")
+        else:
+            save_model(model, str(beside / "model.safetensors"))  # tied weights are kept once
         (beside / "trainer").mkdir()
-        save_file(_moments(model, optimizers), beside / "trainer" / "optimizer.safetensors")
+        moments = gathered[1] if gathered else _moments(model, optimizers)
+        save_file(moments, beside / "trainer" / "optimizer.safetensors")
+        if read is not None:
+            write_json(beside / "trainer" / "progress.json", {"micro_batches": read})
     for pointer in ("latest", "best") if best else ("latest",):
         with atomic_file(run / pointer) as beside:
             beside.write_text(folder.name)
