@@ -55,7 +55,7 @@ def losses(folder):
     return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 6])
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, stop_at):
     whole = run(tmp_path / "whole")
 
