@@ -154,9 +154,8 @@ def _wanted(stage: AnyStage, speech: Speech, index: int, row: Any) -> int:
     longest = speech.grid.beats(stage.config.prompt.max_seconds) * speech.grid.acoustic_per_beat
     if frames + span.prompt > longest:  # cropped; the prompt's length must be believed
         frames = span.codes.shape[1] - span.prompt
-    return frames * (
-        stage.config.levels if isinstance(stage, CoarseStage) and stage.config.layout == "flattened" else 1
-    )
+    each = stage.config.levels if isinstance(stage, CoarseStage) and stage.config.layout == "flattened" else 1
+    return frames * each
 
 
 def swapped(stage: AnyStage, row: Any, condition: str) -> Any:
