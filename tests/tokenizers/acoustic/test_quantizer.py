@@ -66,10 +66,7 @@ def test_more_dead_entries_than_frames_wait_for_the_next_step():
     with torch.no_grad():
         level.embed[:], level.embed_avg[:], level.cluster_size[:] = 100.0, 0.0, 0.0
     quantizer(torch.randn(1, 3, WIDTH))
-    assert int((level.cluster_size >= DEAD * 3 / SIZE).sum()) in (
-        3,
-        4,
-    )  # three begun anew, and perhaps the one that was hit
+    assert int((level.cluster_size >= DEAD * 3 / SIZE).sum()) in (3, 4)  # three begun anew, and perhaps the one that was hit
 
 
 def test_more_levels_are_nearer_and_evaluation_changes_nothing():
