@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from triptych.lm.sampling import Sampling
 from triptych.stages.coarse.generate import generate_coarse
+from triptych.stages.coarse.sequence import CoarseStage
 from triptych.stages.fine.generate import generate_fine
+from triptych.stages.fine.sequence import FineStage
 from triptych.stages.semantic.generate import generate_semantic
+from triptych.stages.semantic.sequence import SemanticStage
 from triptych.stages.span import Span
 from triptych.stages.speech import Clip
 from triptych.stages.three import AnyStage
@@ -29,17 +32,17 @@ Pair = tuple[NDArray[Any], NDArray[Any]]
 def said_again(stage: AnyStage, model: Any, clip: Clip, row: Any) -> Pair:
     """What greedy generation makes of the conditions of `row`, and the clip's own tokens or codes."""
     stream = torch.Generator().manual_seed(0)
-    if stage.name == "semantic":
+    if isinstance(stage, SemanticStage):
         longest = len(clip.semantic) + MORE
         made = generate_semantic(
             stage, model, text=clip.text, min_frames=1, max_frames=longest, sampling=GREEDY, generator=stream
         )
         return made, clip.semantic
-    span: Span = row.span if stage.name == "fine" else row
+    span: Span = row.span if isinstance(stage, FineStage) else row
     given = len(span.semantic) * span.prompt // span.codes.shape[1]
     prompt = Span(span.semantic[:given], span.codes[:, : span.prompt], span.prompt)
     true = span.codes[:, span.prompt :]
-    if stage.name == "coarse":
+    if isinstance(stage, CoarseStage):
         return generate_coarse(stage, model, span.semantic[given:], prompt, GREEDY, stream), true
     first = stage.config.coarse_levels
     levels = min(first + 2, stage.specs.acoustic.levels)

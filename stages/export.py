@@ -15,7 +15,8 @@ from typing import Any
 
 from triptych.lm.llama import save_llama
 from triptych.lm.vocabulary import Vocabulary
-from triptych.stages.coarse.sequence import Flattening
+from triptych.stages.coarse.sequence import CoarseStage, Flattening
+from triptych.stages.semantic.sequence import SemanticStage
 from triptych.stages.three import AnyStage, load_stage
 from triptych.tokenizers.text.model_text import MODEL_FILE
 from triptych.training.files import atomic_folder, write_json
@@ -50,11 +51,11 @@ def vocabulary_of(stage: AnyStage) -> Vocabulary:
     Raises:
         ValueError: it is not.
     """
-    if stage.name == "semantic":
+    if isinstance(stage, SemanticStage):
         return stage.layout.vocabulary
-    if stage.name == "coarse" and stage.config.layout == "flattened":
+    if isinstance(stage, CoarseStage) and stage.config.layout == "flattened":
         return Flattening.of(stage.config, stage.specs).vocabulary
-    what = "the aligned coarse stage" if stage.name == "coarse" else "the fine stage"
+    what = "the aligned coarse stage" if isinstance(stage, CoarseStage) else "the fine stage"
     raise ValueError(f"{what} is no model of one id after another, so it has no Llama equal; the semantic stage has")
 
 
@@ -66,7 +67,7 @@ def note_of(stage: AnyStage) -> dict[str, Any]:
         "blocks": {block.name: {"first_id": v.start(block.name), "ids": block.size} for block in v.blocks},
         "tokenizers": {kind: spec for kind, spec in stage.specs.to_json().items() if spec},
     }
-    if stage.name == "semantic":
+    if isinstance(stage, SemanticStage):
         in_time = stage.config.positions == "time"
         frames = grid.beats(stage.config.max_seconds) * grid.semantic_per_beat
         return note | {
@@ -75,7 +76,7 @@ def note_of(stage: AnyStage) -> dict[str, Any]:
             "frames_per_symbol": stage.config.frames_per_symbol,
             "longest": 2 * frames + 3,
         }
-    assert stage.name == "coarse"
+    assert isinstance(stage, CoarseStage)
     beat = grid.semantic_per_beat + stage.config.levels * grid.acoustic_per_beat
     stretch = stage.config.levels * grid.acoustic_per_beat / grid.semantic_per_beat
     return note | {

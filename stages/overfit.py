@@ -23,7 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.stages.again import ALIKE, agreement, said_again, what_differs
+from triptych.stages.coarse.sequence import CoarseStage
+from triptych.stages.fine.sequence import FineStage
 from triptych.stages.sanity import first_loss_is_wrong
+from triptych.stages.semantic.sequence import SemanticStage
 from triptych.stages.span import Span
 from triptych.stages.speech import Speech, fit_length
 from triptych.stages.stage import Batch
@@ -96,9 +99,10 @@ def quiet(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen(stage: AnyStage, speech: Speech, count: int) -> list[int]:
     """The shortest clips that are long enough to tell apart; for the semantic stage, with text."""
-    usable = [i for i in dict.fromkeys(stage.usable(speech)) if stage.name != "semantic" or speech.text_length(i)]
+    spoken = isinstance(stage, SemanticStage)
+    usable = [i for i in dict.fromkeys(stage.usable(speech)) if not spoken or speech.text_length(i)]
     if not usable:
-        raise ValueError(f"no recording of split train {'with text ' if stage.name == 'semantic' else ''}to learn from")
+        raise ValueError(f"no recording of split train {'with text ' if spoken else ''}to learn from")
     enough = [i for i in usable if speech.beats(i) >= speech.grid.beats(SHORTEST_SECONDS)]
     return sorted(enough or usable, key=speech.beats)[:count]
 
@@ -106,7 +110,7 @@ def chosen(stage: AnyStage, speech: Speech, count: int) -> list[int]:
 def rows_of(stage: AnyStage, speech: Speech, index: int) -> list[Any]:
     """The row of a clip as validation draws it; for the fine stage one a level that is tried."""
     row: Any = stage.row(speech, index, np.random.default_rng((7, index)), "own")
-    if stage.name != "fine":
+    if not isinstance(stage, FineStage):
         return [row]
     first = stage.config.coarse_levels
     return [replace(row, level=q) for q in range(first, min(first + FINE_LEVELS, stage.specs.acoustic.levels))]
@@ -141,23 +145,24 @@ def _each(clips: list[int], rows: list[Any]) -> Iterator[int]:
 
 def _wanted(stage: AnyStage, speech: Speech, index: int, row: Any) -> int:
     """Targets of a row, counted from the clip itself."""
-    if stage.name == "semantic":
+    if isinstance(stage, SemanticStage):
         longest = speech.grid.beats(stage.config.max_seconds)
         whole = speech.beats(index) <= longest
         return min(speech.beats(index), longest) * speech.grid.semantic_per_beat + whole
-    span: Span = row.span if stage.name == "fine" else row
+    span: Span = row.span if isinstance(stage, FineStage) else row
     frames: int = speech.beats(index) * speech.grid.acoustic_per_beat
     longest = speech.grid.beats(stage.config.prompt.max_seconds) * speech.grid.acoustic_per_beat
     if frames + span.prompt > longest:  # cropped; the prompt's length must be believed
         frames = span.codes.shape[1] - span.prompt
-    return frames * (stage.config.levels if stage.name == "coarse" and stage.config.layout == "flattened" else 1)
+    each = stage.config.levels if isinstance(stage, CoarseStage) and stage.config.layout == "flattened" else 1
+    return frames * each
 
 
 def swapped(stage: AnyStage, row: Any, condition: str) -> Any:
     """`row` with another content of one condition, of the same length; None where it has none."""
     if condition == "text":
         return _another_text(stage, row)
-    span: Span = row.span if stage.name == "fine" else row
+    span: Span = row.span if isinstance(stage, FineStage) else row
     if condition == "prompt":
         codes = span.codes.copy()
         codes[:, : span.prompt] = (codes[:, : span.prompt] + 1) % stage.specs.acoustic.size
@@ -168,7 +173,7 @@ def swapped(stage: AnyStage, row: Any, condition: str) -> Any:
         codes = span.codes.copy()
         codes[: row.level, span.prompt :] = _rolled(codes[: row.level, span.prompt :])
         other = replace(span, codes=codes)
-    return other if stage.name != "fine" or other is None else replace(row, span=other)
+    return other if not isinstance(stage, FineStage) or other is None else replace(row, span=other)
 
 
 def _another_text(stage: Any, row: Any) -> Any:

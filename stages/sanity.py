@@ -7,6 +7,8 @@ predict; more, that its initial weights are too large. Knows no data.
 import math
 from collections.abc import Mapping
 
+from triptych.stages.coarse.sequence import CoarseStage, Flattening
+from triptych.stages.semantic.sequence import SemanticStage
 from triptych.stages.three import AnyStage
 
 TOLERANCE = 0.1
@@ -15,11 +17,9 @@ TOLERANCE = 0.1
 
 def alphabet(stage: AnyStage) -> int:
     """V: among how many ids each prediction of `stage` chooses."""
-    if stage.name == "semantic":
+    if isinstance(stage, SemanticStage):
         return stage.layout.vocabulary.size
-    if stage.name == "coarse" and stage.config.layout == "flattened":
-        from triptych.stages.coarse.sequence import Flattening
-
+    if isinstance(stage, CoarseStage) and stage.config.layout == "flattened":
         return Flattening.of(stage.config, stage.specs).vocabulary.size
     return stage.specs.acoustic.size
 

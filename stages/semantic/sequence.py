@@ -89,7 +89,8 @@ class Layout:
     def of(cls, config: SemanticConfig, specs: Specs) -> "Layout":
         text = specs.text.size if specs.text else 1
         pace = config.frames_per_symbol if config.positions == "time" else None
-        specials, texts = (Block("bos", 1), Block("sep", 1), Block("eos", 1)), (Block("text", text),)
+        texts: tuple[Block, ...] = (Block("text", text),)
+        specials: tuple[Block, ...] = (Block("bos", 1), Block("sep", 1), Block("eos", 1))
         specials += (Block("turn", 1),) if config.tasks.interleave > 0 else ()
         given = (*texts, *specials) if config.text_first else (*specials, *texts)
         return cls(Vocabulary((*given, Block("semantic", specs.semantic.size))), pace)
