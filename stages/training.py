@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from triptych.corpus.plan import BatchPlan
 from triptych.corpus.shards import ShardSet
 from triptych.stages.adapters import AdapterConfig, add_adapters, note_of
+from triptych.stages.bundle import check_stage
 from triptych.stages.coarse.sequence import CoarseConfig
 from triptych.stages.fine.sequence import FineConfig
 from triptych.stages.initial import Beginning, beginning, laid_over
@@ -25,12 +26,12 @@ from triptych.stages.sanity import first_loss_is_wrong
 from triptych.stages.semantic.sequence import SemanticConfig
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Batch, Specs, Stage
-from triptych.stages.three import AnyStage, make_stage, record_of
+from triptych.stages.three import AnyStage, make_stage, read_stage, record_of
 from triptych.training.config import STRICT, TrainingConfig, build
 from triptych.training.dealing import Dealing
 from triptych.training.distributed import rank, ranks, sum_metrics, world
 from triptych.training.loop import add_metric, pick_device, train
-from triptych.training.run import RunFolder
+from triptych.training.run import RunFolder, find_checkpoint
 from triptych.training.zero import whole
 
 
@@ -141,6 +142,9 @@ def _train_stage(
     resolved = asdict(config) | {"stage": asdict(stage.config)}
     validate = Validation(stage, held_out, model, config) if len(held_out.indices) and config.validation_rows else None
     with RunFolder(Path(config.run), resolved) as run:
+        if config.resume:
+            latest = find_checkpoint(run.path)
+            check_stage(name, read_stage(latest), shards.specs, shards.grid, latest)
         dealing = Dealing.of(run.path if config.resume else None, config.training.accumulation)
         if lacks:
             run.warn(0, f"init={config.init} lacks {len(lacks)} tensors, which begin anew: {', '.join(lacks)}")

@@ -87,6 +87,20 @@ def test_shards_of_other_tokenizers_are_refused(
     run(name, tmp_path / "shards", tmp_path / "run", **known)
 
 
+def test_a_run_is_not_taken_up_on_tokens_of_another_tokenizer(starter_shards: Path, tmp_path: Path) -> None:
+    from shutil import copytree
+
+    run("coarse", starter_shards, tmp_path / "run", stage={**TINY, "encoder_layers": 1})
+    copytree(starter_shards, tmp_path / "shards")
+    record = read_json(tmp_path / "shards" / "shards.json")
+    record["specs"]["acoustic"]["fingerprint"] = "another"
+    (tmp_path / "shards" / "shards.json").write_text(json.dumps(record))
+    more = {"stage": {**TINY, "encoder_layers": 1}, "resume": True, "training": {**STEPS, "max_steps": 3}}
+    with pytest.raises(ValueError, match=r"acoustic tokenizer .*not with .*another: tokenize again"):
+        run("coarse", tmp_path / "shards", tmp_path / "run", **more)
+    run("coarse", starter_shards, tmp_path / "run", **more)
+
+
 def test_a_stage_of_another_name_and_a_folder_of_nothing_are_refused(tiny: Path, starter_shards: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="holds a coarse stage, not a fine stage"):
         run("fine", starter_shards, tmp_path / "run", init=str(tiny))
