@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20
+PATIENCE = 45
 """seconds without a step until a rank gives up"""
 
 
