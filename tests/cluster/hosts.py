@@ -64,9 +64,22 @@ class TwoHosts:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         subprocess.run(["ip", "link", "del", "peer0"], capture_output=True)
 
-    def start(self, host: int, command: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[str]":
+    def start(
+        self, host: int, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> "subprocess.Popen[str]":
         """Starts a command on a host; its output goes to `log`."""
-        own = ["ip", "netns", "exec", NAMES[host], "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
+        own = [
+            "ip",
+            "netns",
+            "exec",
+            NAMES[host],
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--uts",
+        ]
         inside = f'hostname {NAMES[host]}; [ ! -d /root/.ssh ] || mount --bind {self.home} /root/.ssh; exec "$@"'
         with open(log, "a") as stream:
             process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """Two hosts train with the launch files themselves, lose one another, and go on. Minutes; for root.
 
-    python -m pytest tests/cluster -m cluster -v
+python -m pytest tests/cluster -m cluster -v
 """
 
 import importlib.util
@@ -51,7 +51,11 @@ class Cluster:
         self.pair, self.home, self.shards = pair, home, shards
         self.port = 29500
         (home / "bin").mkdir()
-        programs = {"torchrun": "torch.distributed.run", "deepspeed": "deepspeed.launcher.runner", "triptych": "triptych"}
+        programs = {
+            "torchrun": "torch.distributed.run",
+            "deepspeed": "deepspeed.launcher.runner",
+            "triptych": "triptych",
+        }
         for name, module in programs.items():
             call = "from deepspeed.launcher.runner import main; main()" if name == "deepspeed" else ""
             line = f"-c '{call}'" if call else f"-m {module}"
@@ -126,14 +130,16 @@ def cluster(tmp_path: Path, shards: Path) -> Iterator[Cluster]:
 
 
 def serve_ssh(cluster: Cluster) -> None:
-    """A key for root, known on both hosts, and sshd on each; all in a folder that only these hosts have as /root/.ssh."""
+    """A key for root, known on both hosts, and sshd on each; only these hosts see the folder as /root/.ssh."""
     folder = cluster.home / "ssh"
     Path("/root/.ssh").mkdir(mode=0o700, exist_ok=True)
     Path("/run/sshd").mkdir(exist_ok=True)
     for name in ("id_ed25519", "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     shutil.copy(folder / "id_ed25519.pub", folder / "authorized_keys")
-    (folder / "config").write_text("Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n")
+    (folder / "config").write_text(
+        "Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+    )
     options = [f"HostKey={folder / 'host_key'}", "PidFile=none", "UsePAM=no", "StrictModes=no", "PermitRootLogin=yes"]
     line = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *(f"-o{option}" for option in options)]
     for host in (0, 1):
@@ -161,7 +167,9 @@ def test_two_hosts_train_write_a_checkpoint_and_go_on(cluster: Cluster, launcher
         assert cluster.latest() == last
     assert list(cluster.losses()) == [1, 2, 3, 4, 5, 6]
     assert cluster.losses()[5] < cluster.losses()[1] + 0.5  # it did not begin anew
-    read = json.loads((cluster.home / "run" / "checkpoints" / "step-00000006" / "trainer" / "progress.json").read_text())
+    read = json.loads(
+        (cluster.home / "run" / "checkpoints" / "step-00000006" / "trainer" / "progress.json").read_text()
+    )
     assert read == {"micro_batches": 12}  # of two ranks
 
 

@@ -88,7 +88,9 @@ def test_every_stage_learns_on_two_ranks_what_one_learns_and_goes_on_with_one(sh
 
 
 def test_a_killed_rank_is_named_by_the_other(shards: Path, tmp_path: Path) -> None:
-    long = processes.job("semantic", tmp_path / "run", shards, max_steps=100_000, checkpoint_every=5, validate_every=10**6)
+    long = processes.job(
+        "semantic", tmp_path / "run", shards, max_steps=100_000, checkpoint_every=5, validate_every=10**6
+    )
     both = processes.start([long], tmp_path, 2)
     give_up = time.monotonic() + 120
     while not (tmp_path / "run" / "latest").exists() and time.monotonic() < give_up:

@@ -170,7 +170,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sums the gradients over ranks in one piece. A gradient that only other ranks have is zero here."""
     parameters = list(parameters)
     if world() > 1 and parameters:
-        there = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=collective_device())
+        there = torch.tensor(
+            [float(parameter.grad is not None) for parameter in parameters], device=collective_device()
+        )
         for parameter, anywhere in zip(parameters, sum_over_ranks(there).tolist(), strict=True):
             if anywhere and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -66,7 +66,11 @@ def of_all_ranks(record: Any) -> list[Any]:
 
 def versions() -> dict[str, str]:
     """Package or program to version; "absent" where there is none."""
-    found = {"triptych": triptych.__version__, "python": platform.python_version(), "system": f"{platform.system()} {platform.release()}"}
+    found = {
+        "triptych": triptych.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -108,7 +108,7 @@ class ZeroEngine:
         return None if norm is None else float(norm)
 
     def gather(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights and moments as the plain loop writes them, whole on rank 0's CPU; empty on the others. All must call."""
+        """Weights and moments as the plain loop writes them, whole on rank 0's CPU, empty elsewhere. All must call."""
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
@@ -135,7 +135,7 @@ class ZeroEngine:
                         self._set_steps(int(stored.get_tensor(f"step.{name}")))
 
     def close(self) -> None:
-        """Leaves DeepSpeed in the one order that does not now and then abort at exit; the model's loss is its own again."""
+        """Leaves DeepSpeed, in the one order that does not now and then abort at exit."""
         del self.model.loss
         self.engine.destroy()
         del self.engine
@@ -168,8 +168,8 @@ class ZeroEngine:
         return value
 
     def _make_state(self) -> None:
-        """Empty moments. AdamW would make them in its first step, after which stages 1 and 2 tie them to parameters: too
-        early, since they step one group at a time."""
+        """Empty moments, tied to parameters: stages 1 and 2 else tie them after their first step, which is that of the
+        first group alone."""
         shares = [share for group in self.optimizer.param_groups for share in group["params"]]
         if self.stage == 3:
             shares = self.engine.optimizer.fp32_partitioned_groups_flat
