@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20
+PATIENCE = 45
 """seconds without a step until a rank gives up"""
 
 
@@ -130,7 +130,7 @@ def cluster(tmp_path: Path, shards: Path) -> Iterator[Cluster]:
 
 
 def serve_ssh(cluster: Cluster) -> None:
-    """A key for root, known on both hosts, and sshd on each; all in a folder that only these hosts have as /root/.ssh."""
+    """A key for root, known on both hosts, and sshd on each; only these hosts see the folder as /root/.ssh."""
     folder = cluster.home / "ssh"
     Path("/root/.ssh").mkdir(mode=0o700, exist_ok=True)
     Path("/run/sshd").mkdir(exist_ok=True)
@@ -183,7 +183,7 @@ def test_a_host_that_is_gone_is_named_and_the_run_goes_on(cluster: Cluster, how:
     hosts.kill(second) if how == "killed" else cluster.pair.cut()
     assert first.wait(PATIENCE + 60) != 0
     took = time.monotonic() - began
-    assert "no sign of life from rank 1 on node-b (last at step" in cluster.said(0), cluster.everything()
+    assert "no sign of life from rank 1 on node-b (last at " in cluster.said(0), cluster.everything()
     if how == "cut off":
         assert second.wait(PATIENCE + 60) != 0
         assert "rank 0's host does not answer at 10.77.0.1" in cluster.said(1), cluster.everything()

@@ -33,8 +33,8 @@ def train(
 ) -> None:
     """Train a stage on token shards.
 
-    Ctrl-C writes a checkpoint, and resume=true goes on from it. Under torchrun, deepspeed or srun the same line trains on
-    all ranks (see launch/).
+    Ctrl-C writes a checkpoint, and resume=true goes on from it. Under torchrun, deepspeed or srun the same line
+    trains on all ranks (see launch/).
     """
     from triptych.stages.training import stage_config_class, train_stage
     from triptych.training.config import build, load_tree
@@ -44,9 +44,7 @@ def train(
     settings: Any = build(stage_config_class(stage), tree, f"train {stage}")
     first = os.environ.get("RANK", "0") == "0"  # of several, one speaks
     if first:
-        log(
-            f"train {stage}: metrics in the run folder, for TensorBoard too; 'triptych config {stage}' explains each key"
-        )
+        log(f"train {stage}: metrics in the run folder, for TensorBoard too; 'triptych config {stage}' explains keys")
     with Bar(f"train {stage}", "steps", settings.training.max_steps) as bar:
         checkpoint: Path = train_stage(stage, tree, bar.step)
     if first:

@@ -22,7 +22,7 @@ class DeepSpeedConfig:
     """Training through DeepSpeed; with zero=null the loop itself is data-parallel."""
 
     zero: Literal[0, 1, 2, 3] | None = None
-    """what ZeRO deals out to the ranks: 0 nothing, 1 optimiser state, 2 and gradients, 3 and weights; null: no DeepSpeed"""
+    """what ZeRO deals out: 0 nothing, 1 optimiser state, 2 and gradients, 3 and weights; null: no DeepSpeed"""
     offload: bool = False
     """optimiser state (with zero=3 weights too) lies in the CPU's memory"""
 

@@ -122,7 +122,7 @@ def train(
     best = _best_so_far(run.path)
     folder = find_checkpoint(run.path) if resume else run.path
     model.train()
-    clock = _Clock()
+    clock, stopping = _Clock(), False
     with _StopSignal() as stop, ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(batches, step + 1)
         while step < config.max_steps:
@@ -158,7 +158,7 @@ def train(
                 break
     if zero:
         zero.close()
-    if step < config.max_steps:
+    if stopping:
         raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
     return folder
 

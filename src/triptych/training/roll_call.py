@@ -48,7 +48,7 @@ def open_store(patience: float) -> Store:
         store = TCPStore(host, port, None, serves, timedelta(seconds=patience), wait_for_workers=False)
     except (DistError, RuntimeError) as error:
         raise RankLost(
-            f"rank {os.environ['RANK']}: nobody answers at {host}:{port} (MASTER_ADDR, MASTER_PORT) after {patience:g} s: "
+            f"rank {os.environ['RANK']}: nobody answers at {host}:{port} (MASTER_ADDR, MASTER_PORT), {patience:g} s: "
             f"is rank 0 running, and may this host reach it? ({str(error).splitlines()[0][:120]})"
         ) from None
     return PrefixStore(f"triptych-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -86,8 +86,8 @@ class RollCall:
                 if missing and time.monotonic() - began > self.patience:
                     there = sorted({self._read(r)["host"] for r in range(self.world) if r not in missing})
                     raise RankLost(
-                        f"rank {self.rank}: after {self.patience:g} s still missing: {_ranks(missing)} of {self.world}; "
-                        f"the others are on {', '.join(there)}"
+                        f"rank {self.rank}: after {self.patience:g} s still missing: {_ranks(missing)} of "
+                        f"{self.world}; the others are on {', '.join(there)}"
                     )
                 if missing:
                     time.sleep(0.05)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from triptych.training.config import TrainingConfig
-from triptych.training.distributed import rank, wait_for_all, world
+from triptych.training.distributed import rank, reached, wait_for_all, world
 from triptych.training.optimiser import Learner, learning_rate, make_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -60,7 +60,9 @@ class ZeroEngine:
     def __init__(self, model: nn.Module, learners: list[Learner], config: TrainingConfig, device: torch.device) -> None:
         if len(learners) != 1:
             raise ValueError("training.deepspeed.zero: a model with a discriminator trains plain; leave it out")
+        reached("the import of DeepSpeed")
         deepspeed = import_deepspeed(device)
+        reached("DeepSpeed's start")
         self.model, self.config, self.stage = model, config, int(config.deepspeed.zero or 0)
         # Stage 3 takes a step with no gradient to make its state: at rate 0 it moves nothing.
         self.optimizer = make_optimizer(learners[0].parameters, config)
@@ -106,7 +108,7 @@ class ZeroEngine:
         return None if norm is None else float(norm)
 
     def gather(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights and moments as the plain loop writes them, whole on rank 0's CPU; empty on the others. All must call."""
+        """Weights and moments as the plain loop writes them, whole on rank 0's CPU, empty elsewhere. All must call."""
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
@@ -133,7 +135,7 @@ class ZeroEngine:
                         self._set_steps(int(stored.get_tensor(f"step.{name}")))
 
     def close(self) -> None:
-        """Leaves DeepSpeed in the one order that does not now and then abort at exit; the model's loss is its own again."""
+        """Leaves DeepSpeed, in the one order that does not now and then abort at exit."""
         del self.model.loss
         self.engine.destroy()
         del self.engine
@@ -166,13 +168,15 @@ class ZeroEngine:
         return value
 
     def _make_state(self) -> None:
-        """Empty moments. AdamW would make them in its first step, after which stages 1 and 2 tie them to parameters: too
-        early, since they step one group at a time."""
-        for group in self.optimizer.param_groups:
-            for share in group["params"]:
-                if not self.optimizer.state.get(share):
-                    moments = {key: torch.zeros_like(share) for key in MOMENTS}
-                    self.optimizer.state[share] = {"step": torch.zeros((), device=share.device), **moments}
+        """Empty moments, tied to parameters: stages 1 and 2 else tie them after their first step, which is that of the
+        first group alone."""
+        shares = [share for group in self.optimizer.param_groups for share in group["params"]]
+        if self.stage == 3:
+            shares = self.engine.optimizer.fp32_partitioned_groups_flat
+        for share in shares:
+            if not self.optimizer.state.get(share):
+                moments = {key: torch.zeros_like(share) for key in MOMENTS}
+                self.optimizer.state[share] = {"step": torch.zeros((), device=share.device), **moments}
         if self.stage in (1, 2):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
