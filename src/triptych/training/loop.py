@@ -216,7 +216,7 @@ def recompute_layers(model: nn.Module, asked: bool) -> None:
     """Switches activation checkpointing in the parts of a model that know it, by their attribute `recompute`."""
     for part in model.modules():
         if hasattr(part, "recompute"):
-            part.recompute = asked
+            part.recompute = asked  # type: ignore[assignment]
 
 
 def _anyone(asked: bool) -> bool:

@@ -128,7 +128,7 @@ def shared_folder(folder: Path) -> list[str]:
     file = folder / f".doctor-{token}"
     problem = None
     if rank() == 0:
-        problem = _try(lambda: (folder.mkdir(parents=True, exist_ok=True), file.write_text(token)))
+        problem = _try(lambda: file.write_text(token))
     wait_for_all()
     if rank() != 0:
         problem = _try(lambda: _read_soon(file, token))

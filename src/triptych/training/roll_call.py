@@ -18,7 +18,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import DistError, PrefixStore, Store, TCPStore
+from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
 BEAT = 1.0
 """seconds between two signs of life"""
@@ -64,7 +64,8 @@ class RollCall:
     def __init__(
         self, store: Store, rank: int, world: int, patience: float, end: Callable[[str], None] | None = None
     ) -> None:
-        self.store, self.rank, self.world, self.patience = store, rank, world, patience
+        self.store: Any = store
+        self.rank, self.world, self.patience = rank, world, patience
         self._end = end or self._leave
         self._mine: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "beat": 0, "at": "the start"}
         self._moved = time.monotonic()
