@@ -4,6 +4,7 @@ Invariant: what is drawn depends on the shards and on the generator that is pass
 Knows tokens and beats; knows no sequence and no model.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,11 +44,11 @@ class Speech:
 
     @cached_property
     def by_speaker(self) -> dict[str, list[int]]:
-        """Speaker to the rows that are theirs; rows without a speaker are left out."""
+        """Speaker to the rows that are theirs; those without a speaker, or without a frame, are left out."""
         speakers = defaultdict(list)
         for index in self.indices:
             speaker = self.shards.row(index).speaker
-            if speaker:
+            if speaker and self.beats(index):
                 speakers[speaker].append(index)
         return dict(speakers)
 
@@ -74,10 +75,31 @@ class Speech:
         spare = self.beats(index) - longest
         return self.clip(index, int(rng.integers(0, spare + 1)) if spare > 0 else 0, longest)
 
-    def others(self, index: int) -> list[int]:
-        """Other recordings of the same speaker."""
-        speaker = self.shards.row(index).speaker
-        return [other for other in self.by_speaker.get(speaker or "", []) if other != index]
+    @cached_property
+    def _short(self) -> dict[tuple[str, int], list[int]]:
+        return {}
+
+    def other(self, index: int, rng: np.random.Generator, longest: int | None = None) -> int | None:
+        """Another recording of the same speaker, at random; None where there is none.
+
+        longest: beats; and it must have a text. Speakers may have millions of recordings: no list is made a row.
+        """
+        speaker = self.shards.row(index).speaker or ""
+        theirs = self.by_speaker.get(speaker, [])
+        if longest is not None:
+            if (speaker, longest) not in self._short:
+                self._short[speaker, longest] = [i for i in theirs if self.beats(i) <= longest and self.text_length(i)]
+            theirs = self._short[speaker, longest]
+        others = len(theirs) - self._among(theirs, index)
+        if others == 0:
+            return None
+        found = theirs[int(rng.integers(others))]
+        return found if found != index else theirs[-1]
+
+    @staticmethod
+    def _among(ascending: list[int], index: int) -> bool:
+        at = bisect_left(ascending, index)
+        return at < len(ascending) and ascending[at] == index
 
     def stranger(self, index: int) -> int:
         """A recording of another speaker where there is one, else any other; always the same one for `index`."""
@@ -96,11 +118,10 @@ class Speech:
         swap: another speaker's, of the same length.
         """
         wanted = int(rng.integers(beats[0], beats[1] + 1))
-        others = self.others(self.stranger(index) if swap else index)
-        if not others:
-            return []
+        voice = self.stranger(index) if swap else index
         parts = [wanted] if wanted < 2 * beats[0] or rng.random() < 0.7 else [wanted // 2, wanted - wanted // 2]
-        return [self.crop(int(rng.choice(others)), part, rng) for part in parts]
+        clips = [(self.other(voice, rng), part) for part in parts]
+        return [self.crop(clip, part, rng) for clip, part in clips if clip is not None]
 
 
 def join(clips: list[Clip], levels: int) -> tuple[Tokens, Tokens]:

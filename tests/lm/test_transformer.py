@@ -6,6 +6,7 @@ import torch
 
 from triptych.lm.cache import Cache
 from triptych.lm.loss import cross_entropy
+from triptych.lm.packing import Packed
 from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig
 
 V = 40
@@ -88,6 +89,23 @@ def test_padding_on_the_right_changes_no_valid_step(shape: dict[str, Any], causa
     for row, length in enumerate(lengths.tolist()):
         alone = lm(ids[row : row + 1, :length])[0]
         torch.testing.assert_close(padded[row, :length], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_rows_are_as_if_alone_in_values_and_gradients(shape: dict[str, Any], causal: bool) -> None:
+    lm, lengths = model(**shape, causal=causal), [7, 1, 10]
+    ids, weights = some_ids(1, sum(lengths)), torch.randn(sum(lengths), V, generator=torch.Generator().manual_seed(2))
+    together = lm(ids, packed=Packed.of(lengths))[0]
+    (together * weights).sum().backward()
+    packed = {name: parameter.grad.clone() for name, parameter in lm.named_parameters() if parameter.grad is not None}
+    lm.zero_grad()
+    alone = torch.cat([lm(row)[0] for row in ids.split(lengths, dim=1)])
+    (alone * weights).sum().backward()
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+    assert packed.keys() == {name for name, _ in lm.named_parameters()}
+    for name, parameter in lm.named_parameters():
+        torch.testing.assert_close(packed[name], parameter.grad, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

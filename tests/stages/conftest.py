@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 
 @dataclass
 class FakeRow:
+    id: str
     speaker: str | None
 
 
@@ -31,7 +32,7 @@ class FakeShards:
             "acoustic": TokenizerSpec("acoustic", "fake", 16, 24_000, acoustic_hop, levels=4, fingerprint="a"),
         }
         self.grid = TimeGrid.of(self.specs["semantic"], self.specs["acoustic"])
-        self.rows = [FakeRow(["ann", "bob", None][i % 3]) for i in range(clips)]
+        self.rows = [FakeRow(f"clip{i}", ["ann", "bob", None][i % 3]) for i in range(clips)]
         beats = rng.integers(25, 60, clips)
         s, a = self.grid.semantic_per_beat, self.grid.acoustic_per_beat
         self._semantic = [rng.integers(0, 20, b * s).astype(np.uint16) for b in beats]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych.lm.cache import Cache
+from triptych.lm.packing import Packed, attend_packed
 
 if TYPE_CHECKING:
     from triptych.lm.transformer import TransformerConfig
@@ -34,6 +35,10 @@ class Context:
     causal: bool
     """attention itself hides the future; no mask then"""
     cache: Cache | None
+    packed: Packed | None = None
+    """rows side by side on one axis, each seeing itself alone"""
+    biases: tuple[Tensor, ...] | None = None
+    """of packed rows, with ALiBi: what is added to the scores of each, [1, heads, n, n]"""
 
 
 class Layer(nn.Module):
@@ -76,7 +81,10 @@ class Layer(nn.Module):
         v = v.transpose(1, 2)
         if context.cache is not None:
             k, v = context.cache.append(self.index, k, v)
-        mixed = _attend(q, k, v, context.mask, context.causal)
+        if context.packed is not None:
+            mixed = attend_packed(q, k, v, context.packed, context.causal, context.biases)
+        else:
+            mixed = _attend(q, k, v, context.mask, context.causal)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, steps, self.heads * self.head_size))
         return out
 

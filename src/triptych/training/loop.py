@@ -19,7 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -27,10 +27,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from triptych.training.average import Average
 from triptych.training.config import TrainingConfig
 from triptych.training.distributed import collective_device, rank, sum_over_ranks, take_from_first, world
+from triptych.training.guard import blame, blame_gradients
 from triptych.training.optimiser import Learner, follow, learners_of, learning_rate, make_optimizer
-from triptych.training.run import RunFolder, find_checkpoint, prune_checkpoints, restore, write_checkpoint
+from triptych.training.run import (
+    RunFolder,
+    average_of,
+    find_checkpoint,
+    prune_checkpoints,
+    restore,
+    write_checkpoint,
+)
 
 Batches = Callable[[int], Sequence[Any]]
 """step (from 1) -> its micro-batches. Pure: the same step gives the same micro-batches in every process."""
@@ -87,9 +96,9 @@ def train(
         resume: go on from the run's latest checkpoint.
         progress: called after each step with the step and its metrics.
     Raises:
-        TrainingError: a loss that is not a number.
+        TrainingError: a loss or a gradient norm that is not a number, or a checkpoint that could not be written.
         TrainingStopped: SIGTERM or Ctrl-C, once the step in progress is saved.
-        ValueError: `resume` without a checkpoint, or a checkpoint without `resume`.
+        ValueError: `resume` without a checkpoint, or beyond `max_steps`; a checkpoint without `resume`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -101,8 +110,12 @@ def train(
     take_from_first(model.state_dict().values())
     if not resume and (run.path / "latest").exists():
         raise ValueError(f"{run.path} holds a run already: add resume=true to go on with it, or name another folder")
+    if step > config.max_steps:
+        raise ValueError(f"{run.path} is at step {step} already, beyond training.max_steps={config.max_steps}")
+    run.rewind(step)
     best = _best_so_far(run.path)
     folder = find_checkpoint(run.path) if resume else run.path
+    average = average_of(model, config.average, folder)
     model.train()
     clock = _Clock()
     with _StopSignal() as stop, ThreadPoolExecutor(1) as reader:
@@ -115,6 +128,8 @@ def train(
             if step < config.max_steps:
                 ahead = reader.submit(batches, step + 1)
             metrics = _step(model, learners, optimizers, micro_batches, config, device, step)
+            if average:
+                average.update(step)
             clock.add(metrics)
             if progress and rank() == 0:
                 progress(step, metrics)
@@ -124,12 +139,11 @@ def train(
                 run.log(step, "train", clock.read(learning_rate(step, config)))
             improved = False
             if validate and (step % config.validate_every == 0 or step == config.max_steps):
-                values = _validate(model, validate, step, run, device, config)
+                values = _validate(model, validate, step, run, device, config, average)
                 improved, best = values["loss"] < best, min(best, values["loss"])
                 clock.restart()
             if step % config.checkpoint_every == 0 or last or improved:
-                folder = write_checkpoint(run.path, step, model, optimizers, record, best=improved)
-                prune_checkpoints(run.path, config.keep_last)
+                folder = _save(run.path, step, model, optimizers, record, config.keep_last, improved, average)
             if stopping:
                 raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
     return folder
@@ -147,24 +161,26 @@ def _step(
     torch.manual_seed(config.seed * 1_000_003 + step)
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
-    total = 0.0
+    total, losses = 0.0, []
     for micro_batch in micro_batches:
         with autocast(device, config.dtype):
             loss, metrics = model.loss(micro_batch)  # type: ignore[operator]
         weight = float(metrics.get("targets", 1.0))
         (loss * weight).backward()
         total += weight
+        losses.append(float(loss.detach()))
         for name, value in {"loss": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * weight
             weights[name] = weights.get(name, 0.0) + weight
     sums, weights, total = _over_ranks(sums, weights, total, device)
     averaged = {name: value / weights[name] for name, value in sums.items()} | {"targets": total}
     if not math.isfinite(averaged["loss"]):
-        raise TrainingError(
-            f"the loss of step {step} is {averaged['loss']}: the last checkpoint is whole; lower the rate"
-        )
+        raise TrainingError(blame(step, losses, micro_batches))
     for learner, optimizer in zip(learners, optimizers, strict=True):
-        norm = follow(learner, optimizer, total, step)
+        try:
+            norm = follow(learner, optimizer, total, step)
+        except FloatingPointError as error:
+            raise TrainingError(blame_gradients(step, error.args[0], micro_batches)) from None
         if norm is not None:
             averaged["_".join(filter(None, ("gradient_norm", learner.name)))] = norm
     return averaged
@@ -181,17 +197,48 @@ def _over_ranks(
     return dict(zip(sums, summed, strict=False)), dict(zip(weights, summed[len(sums) :], strict=True)), total
 
 
+def _save(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    record: Mapping[str, Any],
+    keep_last: int,
+    best: bool,
+    average: Average | None,
+) -> Path:
+    """Writes a checkpoint; where rank 0 cannot, all ranks end."""
+    folder, failed = run, None
+    try:
+        folder = write_checkpoint(run, step, model, optimizers, record, best=best, average=average)
+        prune_checkpoints(run, keep_last)
+    except OSError as error:
+        failed = error
+    if _anyone(failed is not None):
+        what = failed or "by rank 0"
+        raise TrainingError(
+            f"step {step} could not be saved ({what}): the checkpoint before it is whole; mend that, then resume=true"
+        ) from None
+    return folder
+
+
 def _anyone(asked: bool) -> bool:
-    """Whether any rank was asked to stop: all stop after the same step."""
+    """Whether it is so on any rank: all act alike, after the same step."""
     return bool(sum_over_ranks(torch.tensor(float(asked), device=collective_device()))) if world() > 1 else asked
 
 
 def _validate(
-    model: nn.Module, validate: Validate, step: int, run: RunFolder, device: torch.device, config: TrainingConfig
+    model: nn.Module,
+    validate: Validate,
+    step: int,
+    run: RunFolder,
+    device: torch.device,
+    config: TrainingConfig,
+    average: Average | None,
 ) -> Mapping[str, float]:
     model.eval()
     try:
-        with torch.no_grad(), autocast(device, config.dtype):
+        with torch.no_grad(), autocast(device, config.dtype), average.in_place() if average else nullcontext():
             values = validate(step, run)
     finally:
         model.train()
