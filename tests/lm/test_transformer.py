@@ -190,3 +190,24 @@ def test_the_hidden_width_is_a_multiple_of_64_and_at_least_eight_thirds() -> Non
     for dim in (32, 100, 384, 768, 1024):
         width = config(dim=dim, heads=2).hidden_size
         assert width % 64 == 0 and 8 * dim / 3 <= width < 8 * dim / 3 + 64
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_slopes_and_no_new_length_compiles_again() -> None:
+    """Needs a C++ compiler."""
+    from torch._dynamo.utils import counters
+
+    plain, compiled = model().train(), model().train()
+    compiled.load_state_dict(plain.state_dict())
+    for layer in compiled.transformer.layers:
+        layer.compile_parts()  # type: ignore[operator]
+    graphs = []
+    for lengths in ([5, 9], [7, 2, 20], [33]):
+        ids, packed = some_ids(1, sum(lengths)), Packed.of(lengths)
+        for lm in (plain, compiled):
+            lm.zero_grad()
+            cross_entropy(lm(ids, packed=packed)[0], ids[0]).backward()
+        for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0 and len(set(graphs)) == 1

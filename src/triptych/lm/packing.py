@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from triptych.lm.blockwise import attend
+
 try:  # torch 2.10 and newer; one kernel for all rows, on CUDA in half precision
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
@@ -52,7 +54,8 @@ class Packed:
 
     def split(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
         """The rows of `x`, whose axis `axis` has N positions."""
-        return x.split(list(self.lengths), dim=axis)
+        rows: tuple[Tensor, ...] = x.split(list(self.lengths), dim=axis)  # type: ignore[no-untyped-call]
+        return rows
 
 
 def attend_packed(
@@ -67,18 +70,15 @@ def attend_packed(
     if repeats > 1:
         k, v = (kv.repeat_interleave(repeats, dim=1) for kv in (k, v))
     if biases is None and varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
-        flat = [x[0].transpose(0, 1) for x in (q, k, v)]
-        longest = max(rows.lengths)
-        mixed: Any = varlen_attn(*flat, rows.edges, rows.edges, longest, longest, **(CAUSAL if causal else {}))
-        return mixed.transpose(0, 1)[None]  # type: ignore[no-any-return]
-    parts = zip(*(rows.split(x, 2) for x in (q, k, v)), biases or [None] * len(rows.lengths), strict=True)
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(*qkv, attn_mask=bias, is_causal=causal and bias is None)
-            for *qkv, bias in parts
-        ],
-        dim=2,
-    )
+        flat: list[Any] = [x[0].transpose(0, 1) for x in (q, k, v)]
+        edges: list[Any] = [rows.edges, rows.edges, *[max(rows.lengths)] * 2]
+        mixed: Tensor = varlen_attn(*flat, *edges, **(CAUSAL if causal else {}))  # type: ignore[assignment]
+        return mixed.transpose(0, 1)[None]
+    parts = zip(rows.split(q, 2), rows.split(k, 2), rows.split(v, 2), strict=True)
+    if biases is None:
+        return torch.cat([attend(*part, causal) for part in parts], dim=2)
+    pairs = zip(parts, biases, strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*part, attn_mask=bias) for part, bias in pairs], dim=2)
 
 
 def _causal_words() -> dict[str, Any]:

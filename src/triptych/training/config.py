@@ -47,6 +47,8 @@ class TrainingConfig:
     """micro-batches per optimiser step"""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """of the activations (autocast); master weights are always fp32"""
+    compile: bool = False
+    """torch.compile of the layers, but for their attention; needs a C++ compiler (on cuda Triton) and a minute"""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one"""
     threads: int = 0

@@ -116,6 +116,8 @@ def train(
     best = _best_so_far(run.path)
     folder = find_checkpoint(run.path) if resume else run.path
     average = average_of(model, config.average, folder)
+    if config.compile:
+        compile_parts(model)
     model.train()
     clock = _Clock()
     with _StopSignal() as stop, ThreadPoolExecutor(1) as reader:
@@ -147,6 +149,13 @@ def train(
             if stopping:
                 raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
     return folder
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Compiles the parts of a model that know how, by their method `compile_parts`."""
+    for part in model.modules():
+        if hasattr(part, "compile_parts"):
+            part.compile_parts()  # type: ignore[operator]
 
 
 def _step(
