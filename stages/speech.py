@@ -16,6 +16,7 @@ from triptych.corpus.shards import ShardSet
 from triptych.tokenizers.spec import TimeGrid
 
 Tokens = NDArray[np.uint16]
+NOBODY: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,18 @@ class Speech:
 
     @cached_property
     def by_speaker(self) -> dict[int, NDArray[np.int64]]:
-        """Number of a speaker to the rows that are theirs, ascending; rows without a speaker are left out."""
-        of = self.shards.speaker_of[self.indices]
+        """Number of a speaker to the rows that are theirs, ascending; those without a speaker, or without a frame, are
+        left out."""
+        rows = self.indices[self._beats[self.indices] > 0]
+        of = self.shards.speaker_of[rows]
         order = np.argsort(of, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(of[order])) + 1)
-        found = {int(of[group[0]]): self.indices[group] for group in groups if len(group)}
-        return {speaker: rows for speaker, rows in found.items() if speaker >= 0}
+        found = {int(of[group[0]]): rows[group] for group in groups if len(group)}
+        return {speaker: theirs for speaker, theirs in found.items() if speaker >= 0}
+
+    @cached_property
+    def _beats(self) -> NDArray[np.int64]:
+        return self.shards.lengths("semantic") // self.grid.semantic_per_beat
 
     def beats(self, index: int) -> int:
         return len(self.shards.semantic(index)) // self.grid.semantic_per_beat
@@ -72,11 +79,28 @@ class Speech:
         spare = self.beats(index) - longest
         return self.clip(index, int(rng.integers(0, spare + 1)) if spare > 0 else 0, longest)
 
-    def others(self, index: int) -> NDArray[np.int64]:
-        """Other recordings of the same speaker."""
-        rows = self.by_speaker.get(int(self.shards.speaker_of[index]), np.zeros(0, np.int64))
-        others: NDArray[np.int64] = rows[rows != index]
-        return others
+    @cached_property
+    def _short(self) -> dict[tuple[int, int], NDArray[np.int64]]:
+        return {}
+
+    def other(self, index: int, rng: np.random.Generator, longest: int | None = None) -> int | None:
+        """Another recording of the same speaker, at random; None where there is none.
+
+        longest: beats; and it must have a text. Speakers may have millions of recordings: no list is made a row.
+        """
+        speaker = int(self.shards.speaker_of[index])
+        theirs = self.by_speaker.get(speaker, NOBODY)
+        if longest is not None:
+            if (speaker, longest) not in self._short:
+                spoken = self.shards.lengths("text")[theirs] > 0
+                self._short[speaker, longest] = theirs[spoken & (self._beats[theirs] <= longest)]
+            theirs = self._short[speaker, longest]
+        at = int(np.searchsorted(theirs, index))
+        among = at < len(theirs) and theirs[at] == index
+        if len(theirs) == among:
+            return None
+        found = int(theirs[int(rng.integers(len(theirs) - among))])
+        return found if found != index else int(theirs[-1])
 
     def stranger(self, index: int) -> int:
         """A recording of another speaker where there is one, else any other; always the same one for `index`."""
@@ -94,11 +118,10 @@ class Speech:
         swap: another speaker's, of the same length.
         """
         wanted = int(rng.integers(beats[0], beats[1] + 1))
-        others = self.others(self.stranger(index) if swap else index)
-        if not len(others):
-            return []
+        voice = self.stranger(index) if swap else index
         parts = [wanted] if wanted < 2 * beats[0] or rng.random() < 0.7 else [wanted // 2, wanted - wanted // 2]
-        return [self.crop(int(rng.choice(others)), part, rng) for part in parts]
+        clips = [(self.other(voice, rng), part) for part in parts]
+        return [self.crop(clip, part, rng) for clip, part in clips if clip is not None]
 
 
 def join(clips: list[Clip], levels: int) -> tuple[Tokens, Tokens]:

@@ -9,12 +9,14 @@ model; the training loop and the cascade know no more of it than this. Knows no 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from triptych.lm.packing import Packed
 from triptych.stages.speech import Speech
 from triptych.tokenizers.spec import TimeGrid, TokenizerSpec
 
@@ -50,15 +52,23 @@ class Specs:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch. Its tensors' meaning is drawn in the stage's own sequence.py."""
+    """A micro-batch: rows side by side on one axis. Its tensors' meaning is drawn in the stage's own sequence.py."""
 
     tensors: dict[str, Tensor]
+    packed: dict[str, Packed]
+    """where each row lies on each axis"""
+    names: tuple[str, ...] = ()
+    """of the recordings that the rows learn"""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
+    def named(self, names: Sequence[str]) -> "Batch":
+        return replace(self, names=tuple(names))
+
     def to(self, device: Any) -> "Batch":
-        return Batch({name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()})
+        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return Batch(tensors, {name: rows.to(device) for name, rows in self.packed.items()}, self.names)
 
 
 class Stage(Protocol):
@@ -92,14 +102,15 @@ class Stage(Protocol):
         """
 
     def collate(self, rows: Sequence[Any]) -> Batch:
-        """Rows, padded to the longest, as tensors."""
+        """Rows, side by side, as tensors."""
 
 
-def pad(arrays: Sequence[np.ndarray[Any, Any]], value: float = 0) -> np.ndarray[Any, Any]:
-    """Arrays [..., n] of one type, stacked to [B, ..., max n]; `value` fills the right."""
-    longest = max(array.shape[-1] for array in arrays)
-    shape = (len(arrays), *arrays[0].shape[:-1], longest)
-    out = np.full(shape, value, dtype=arrays[0].dtype)
-    for target, array in zip(out, arrays, strict=True):
-        target[..., : array.shape[-1]] = array
-    return out
+def learned_positions(rows: Packed, first: Sequence[int]) -> Tensor:
+    """int64 [M]: the positions of packed rows from `first` on, counted in each row: those with a loss."""
+    starts = zip(rows.edges.tolist()[:-1], rows.lengths, first, strict=True)
+    return torch.cat([torch.arange(edge + begin, edge + length) for edge, length, begin in starts])
+
+
+def padding_share(rows: Packed, hidden: Tensor) -> float:
+    """Share, 0..1, of the positions of hidden states [1, N, D] that belong to no row."""
+    return 1.0 - sum(rows.lengths) / hidden.shape[1]

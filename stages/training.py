@@ -2,7 +2,8 @@
 
     shards/ ──Speech──▶ clips ──stage.row──▶ rows ──stage.collate──▶ batches ──training.loop──▶ runs/semantic/
 
-Which clips make up a batch is a function of (seed, step); how each row is drawn of (seed, step, place in the batch).
+Which clips make up a micro-batch is a function of (seed, number of the micro-batch); how each row is drawn, of that and
+of its place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ class RunConfig:
     lora: AdapterConfig = AdapterConfig()
     """low-rank adapters in place of all weights; needs init"""
     budget: int = 4096
-    """positions a micro-batch, padding included"""
+    """positions a micro-batch, about: prompts are drawn when it is read"""
     validation_rows: int = 64
     """clips of split dev at each validation; 0: no validation"""
     listen: str | None = None
@@ -183,14 +184,14 @@ def batches_of(
     device = pick_device(config.training.device)
 
     def batches(step: int) -> list[Batch]:
-        micro_batches = []
-        for number in dealing.numbers(step):
-            rows = [
-                stage.row(speech, usable[int(at)], np.random.default_rng((seed, number, place)))
-                for place, at in enumerate(plan.batch(number))
-            ]
-            micro_batches.append(stage.collate(rows).to(device))
-        return micro_batches
+        return [micro_batch(number) for number in dealing.numbers(step)]
+
+    def micro_batch(number: int) -> Batch:
+        clips = [usable[int(at)] for at in plan.batch(number)]
+        rows = [
+            stage.row(speech, clip, np.random.default_rng((seed, number, place))) for place, clip in enumerate(clips)
+        ]
+        return stage.collate(rows).named([speech.shards.row(clip).id for clip in clips]).to(device)
 
     return batches
 
@@ -204,8 +205,7 @@ class Validation:
     def __init__(self, stage: AnyStage, held_out: Speech, model: Any, config: RunConfig) -> None:
         self.stage, self.held_out, self.model, self.config = stage, held_out, model, config
         self.listener = Listener(Path(config.listen), stage, held_out) if config.listen else None
-        rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
-        self.rows = sorted(rows, key=lambda index: stage.length(held_out, index))  # alike in length: little padding
+        self.rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
 
     def __call__(self, step: int, run: RunFolder) -> dict[str, float]:
         values = self.mean("own")

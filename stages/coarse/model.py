@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +9,7 @@ from triptych.lm.cache import Cache
 from triptych.lm.loss import accuracy, cross_entropy, illegal_mass
 from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig, init_weights
 from triptych.stages.coarse.sequence import CoarseConfig, Flattening
-from triptych.stages.stage import Batch, Specs
+from triptych.stages.stage import Batch, Specs, padding_share
 
 
 class AlignedModel(nn.Module):
@@ -38,14 +37,19 @@ class AlignedModel(nn.Module):
         for module in (self.semantic_embedding, self.flag, *self.code_embedding, *self.chosen, *self.heads):
             init_weights(module)
 
-    def encode(self, semantic: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def encode(self, semantic: Tensor) -> Tensor:
         """Semantic tokens [B, T] to one condition a codec frame [B, T', D]."""
-        states = self.encoder(self.semantic_embedding(semantic), lengths=lengths)
         frames = semantic.shape[1] * self.acoustic_per_beat // self.semantic_per_beat
-        f = torch.arange(frames, device=semantic.device)
-        beside = f * self.semantic_per_beat // self.acoustic_per_beat
-        out: Tensor = states[:, beside] + self.phase[f % self.acoustic_per_beat]
-        return out
+        steps = torch.arange(frames, device=semantic.device)
+        states = self.encoder(self.semantic_embedding(semantic))
+        return self.condition(states, steps * self.semantic_per_beat // self.acoustic_per_beat, steps)
+
+    def condition(self, states: Tensor, beside: Tensor, steps: Tensor) -> Tensor:
+        """[B, T', D] of the encoder's states [B, T, D]: the one that sounds with each frame, and its place in the beat.
+
+        beside, steps: int64 [T'], the semantic frame of each codec frame, and that frame's number in its row.
+        """
+        return states[:, beside] + self.phase[steps % self.acoustic_per_beat]
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes [B, levels, n] to the sum over levels [B, n, D]."""
@@ -55,7 +59,7 @@ class AlignedModel(nn.Module):
     def step(self, before: Tensor, condition: Tensor, prompted: Tensor, **context: Any) -> Tensor:
         """Hidden states [B, n, D] of frames, given the embedding of the frame before each, [B, n, D].
 
-        prompted: int64 [B, n], 1 where the frame belongs to the voice prompt. context: lengths, positions, cache.
+        prompted: int64 [B, n], 1 where the frame belongs to the voice prompt. context: packed, positions, cache.
         """
         out: Tensor = self.transformer(before + condition + self.flag(prompted), **context)
         return out
@@ -69,19 +73,17 @@ class AlignedModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over frames and levels after the prompt."""
-        codes, lengths = batch["codes"], batch["lengths"]
-        steps = torch.arange(codes.shape[2], device=codes.device)
-        prompted = steps < batch["prompt"][:, None]
-        mask = ~prompted & (steps < lengths[:, None])
-        past = self._disturb(codes)
-        before = torch.cat([self.start.expand(len(codes), 1, -1), self.embed(past)[:, :-1]], dim=1)
-        condition = self.encode(batch["semantic"], batch["semantic_lengths"])
-        hidden = self.step(before, condition, prompted.long(), lengths=lengths)[mask]
-        wanted = codes.transpose(0, 1)[:, mask]
+        codes, rows, learned = batch["codes"], batch.packed["frames"], batch["learned"]
+        states = self.encoder(self.semantic_embedding(batch["semantic"])[None], packed=batch.packed["semantic"])
+        condition = self.condition(states, batch["beside"], rows.steps)
+        past = self.embed(self._disturb(codes)[None]).roll(1, dims=1)
+        before = torch.where((rows.steps == 0)[:, None], self.start, past)
+        hidden = self.step(before, condition, batch["prompted"][None], packed=rows)
+        chosen, wanted = hidden[0, learned], codes[:, learned]
         losses: list[Tensor] = []
-        metrics: dict[str, Any] = {"targets": float(mask.sum()), "padding": 1 - float(lengths.sum()) / mask.numel()}
+        metrics: dict[str, Any] = {"targets": float(len(learned)), "padding_share": padding_share(rows, hidden)}
         for q in range(self.levels):
-            logits = self.logits(q, hidden, wanted)
+            logits = self.logits(q, chosen, wanted)
             losses.append(cross_entropy(logits, wanted[q]))
             metrics |= {f"loss_{q}": losses[q].detach(), f"accuracy_{q}": accuracy(logits, wanted[q])}
         return torch.stack(losses).mean(), metrics
@@ -116,42 +118,15 @@ class FlattenedModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over codes after the prompt; the softmax is over all of V."""
-        rows = [self._row(batch, i) for i in range(len(batch["lengths"]))]
-        lengths = torch.tensor([len(ids) - 1 for ids, _, _ in rows])
-        ids = nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)
-        positions = nn.utils.rnn.pad_sequence([row[1] for row in rows], batch_first=True)
-        steps = torch.arange(ids.shape[1] - 1)
-        mask = (steps >= torch.tensor([first for _, _, first in rows])[:, None] - 1) & (steps < lengths[:, None])
-        device = self.legal.device
-        ids, positions, mask = ids.to(device), positions.to(device), mask.to(device)
-        hidden = self.language_model.hidden(ids[:, :-1], positions=positions[:, :-1], lengths=lengths.to(device))
-        logits, wanted = self.language_model.logits(hidden[mask]), ids[:, 1:][mask]
+        rows, wanted = batch.packed["rows"], batch["targets"]
+        hidden = self.language_model.hidden(batch["tokens"][None], positions=batch["positions"][None], packed=rows)
+        logits = self.language_model.logits(hidden[0, batch["learned"]])
         loss = cross_entropy(logits, wanted)
-        metrics: dict[str, Any] = {"targets": float(len(wanted)), "padding": 1 - float(lengths.sum()) / mask.numel()}
+        metrics: dict[str, Any] = {"targets": float(len(wanted)), "padding_share": padding_share(rows, hidden)}
         if not self.training:
             metrics["illegal_mass"] = illegal_mass(logits, self.legal.any(0))
-        levels = self.flattening.levels
-        of_level = (steps.to(device).expand(mask.shape) - self._first(batch, device)[:, None] + 1)[mask] % levels
-        for q in range(levels):
-            chosen = of_level == q
+        for q in range(self.flattening.levels):
+            chosen = batch["level"] == q
             metrics[f"loss_{q}"] = cross_entropy(logits[chosen], wanted[chosen]).detach()
             metrics[f"accuracy_{q}"] = accuracy(logits[chosen], wanted[chosen])
         return loss, metrics
-
-    def _first(self, batch: Batch, device: torch.device) -> Tensor:
-        """[B] index of the first code of each row's sequence."""
-        return batch["semantic_lengths"].to(device) + 2
-
-    def _row(self, batch: Batch, i: int) -> tuple[Tensor, Tensor, int]:
-        flat = self.flattening
-        semantic = batch["semantic"][i, : batch["semantic_lengths"][i]].cpu().numpy().astype(np.uint16)
-        codes = batch["codes"][i, :, : batch["lengths"][i]].cpu().numpy().astype(np.uint16)
-        given, positions = flat.prefix(semantic)
-        learned = flat.flatten(codes)
-        after = np.array([flat.position_of(j) for j in range(len(learned))], dtype=np.float32)
-        first = len(given) + int(batch["prompt"][i]) * flat.levels
-        return (
-            torch.from_numpy(np.concatenate([given, learned])),
-            torch.from_numpy(np.concatenate([positions, after])),
-            first,
-        )

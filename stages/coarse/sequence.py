@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import nn
 
+from triptych.lm.packing import Packed
 from triptych.lm.transformer import TransformerConfig
 from triptych.lm.vocabulary import Block, Vocabulary
 from triptych.stages.span import PromptConfig, Span, draw_span
 from triptych.stages.speech import Speech, Tokens
-from triptych.stages.stage import Batch, Specs, pad
+from triptych.stages.stage import Batch, Specs, learned_positions
 from triptych.training.config import STRICT
 
 
@@ -126,13 +127,49 @@ class CoarseStage:
         return draw_span(speech, index, rng, self.config.levels, self.config.prompt, given)
 
     def collate(self, rows: Sequence[Any]) -> Batch:
-        """semantic int64 [B, T]; codes int64 [B, levels, T']; prompt, lengths, semantic_lengths int64 [B] (frames)."""
+        return self._aligned(rows) if self.config.layout == "aligned" else self._flattened(rows)
+
+    def _aligned(self, rows: Sequence[Span]) -> Batch:
+        """Of all rows: semantic int64 [T], codes int64 [levels, T']; of each codec frame: beside int64 [T'], the
+        semantic frame that sounds with it, and prompted int64 [T']; learned int64 [M]: frames after the prompts."""
+        grid = self.specs.grid
+        frames = Packed.of([row.codes.shape[1] for row in rows])
+        semantic = Packed.of([len(row.semantic) for row in rows])
+        learned = learned_positions(frames, [row.prompt for row in rows])
+        prompted = torch.ones(frames.positions, dtype=torch.int64)
+        prompted[learned] = 0
+        begins = semantic.edges[:-1].long().repeat_interleave(torch.tensor(frames.lengths))
+        codes = np.concatenate([row.codes for row in rows], axis=1).astype(np.int64)
         return Batch(
             {
-                "semantic": torch.from_numpy(pad([row.semantic for row in rows]).astype(np.int64)),
-                "codes": torch.from_numpy(pad([row.codes for row in rows]).astype(np.int64)),
-                "prompt": torch.tensor([row.prompt for row in rows]),
-                "lengths": torch.tensor([row.codes.shape[1] for row in rows]),
-                "semantic_lengths": torch.tensor([len(row.semantic) for row in rows]),
-            }
+                "semantic": torch.from_numpy(np.concatenate([row.semantic for row in rows]).astype(np.int64)),
+                "codes": torch.from_numpy(codes),
+                "beside": begins + frames.steps * grid.semantic_per_beat // grid.acoustic_per_beat,
+                "prompted": prompted,
+                "learned": learned,
+            },
+            {"frames": frames, "semantic": semantic},
+        )
+
+    def _flattened(self, rows: Sequence[Span]) -> Batch:
+        """Of all rows: tokens int64 [S], positions float [S]; and where the loss lies: learned, targets, level [M]."""
+        flat = Flattening.of(self.config, self.specs)
+        ids, positions, first = [], [], []
+        for row in rows:
+            given, before = flat.prefix(row.semantic)
+            codes = flat.flatten(row.codes)
+            ids.append(np.concatenate([given, codes]))
+            positions.append(np.concatenate([before, 1 + np.arange(len(codes), dtype=np.float32)])[:-1])
+            first.append(len(given) + row.prompt * flat.levels)
+        packed = Packed.of([len(row) - 1 for row in ids])
+        targets = [row[start:] for row, start in zip(ids, first, strict=True)]
+        return Batch(
+            {
+                "tokens": torch.from_numpy(np.concatenate([row[:-1] for row in ids])),
+                "positions": torch.from_numpy(np.concatenate(positions)),
+                "learned": learned_positions(packed, [start - 1 for start in first]),
+                "targets": torch.from_numpy(np.concatenate(targets)),
+                "level": torch.cat([torch.arange(len(row)) % flat.levels for row in targets]),
+            },
+            {"rows": packed},
         )

@@ -55,7 +55,7 @@ def _fill(
     grid = torch.from_numpy(codes.astype(np.int64))[None].to(device)
     prompted = (torch.arange(grid.shape[2], device=device) < prompt)[None]
     for q in range(model.coarse_levels, levels):
-        hidden = model.hidden(grid, torch.tensor([q], device=device), prompted)[0, prompt:]
+        hidden = model.hidden(grid, torch.tensor([[q]], device=device), prompted)[0, prompt:]
         logits = model.logits(q, hidden)
         legal = torch.ones(logits.shape[-1], dtype=torch.bool, device=device)
         grid[0, q, prompt:] = choose(logits, legal, sampling, generator)

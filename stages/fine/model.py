@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from triptych.lm.loss import accuracy, cross_entropy
+from triptych.lm.packing import Packed
 from triptych.lm.transformer import Transformer, init_weights
 from triptych.stages.fine.sequence import FineConfig
-from triptych.stages.stage import Batch, Specs
+from triptych.stages.stage import Batch, Specs, padding_share
 
 
 class FineModel(nn.Module):
@@ -30,19 +31,20 @@ class FineModel(nn.Module):
         for module in (*self.code_embedding, self.flag, self.asked):
             init_weights(module)
 
-    def hidden(self, codes: Tensor, level: Tensor, prompted: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def hidden(self, codes: Tensor, level: Tensor, prompted: Tensor, packed: Packed | None = None) -> Tensor:
         """Hidden states [B, T', D].
 
         Args:
             codes: int64 [B, Q, T']; levels from `level` on are not read, but for the prompt's frames.
-            level: int64 [B], the level asked for.
+            level: int64 [B, T'] or [B, 1], the level asked for.
             prompted: bool [B, T'].
+            packed: the rows that lie side by side on T', with B = 1.
         """
-        x = self.flag(prompted.long()) + self.asked(level)[:, None]
+        x = self.flag(prompted.long()) + self.asked(level)
         for q, embedding in enumerate(self.code_embedding):
-            known = (level > q)[:, None] | prompted
+            known = (level > q) | prompted
             x = x + embedding(codes[:, q]) * known[..., None]
-        out: Tensor = self.transformer(x, lengths=lengths)
+        out: Tensor = self.transformer(x, packed=packed)
         return out
 
     def logits(self, q: int, hidden: Tensor) -> Tensor:
@@ -52,19 +54,17 @@ class FineModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over the asked codes of the frames after the prompt."""
-        codes, level, lengths = batch["codes"], batch["level"], batch["lengths"]
-        steps = torch.arange(codes.shape[2], device=codes.device)
-        prompted = steps < batch["prompt"][:, None]
-        mask = ~prompted & (steps < lengths[:, None])
-        hidden = self.hidden(codes, level, prompted, lengths)
-        metrics: dict[str, Any] = {"targets": float(mask.sum()), "padding": 1 - float(lengths.sum()) / mask.numel()}
-        total = hidden.new_zeros((), dtype=torch.float32)
+        rows, codes = batch.packed["rows"], batch["codes"]
+        hidden = self.hidden(codes[None], batch["level"][None], batch["prompted"][None], rows)
+        metrics: dict[str, Any] = {"padding_share": padding_share(rows, hidden)}
+        total, targets = hidden.new_zeros((), dtype=torch.float32), 0
         for q in range(self.coarse_levels, self.levels):
-            chosen = mask & (level == q)[:, None]
-            count = float(chosen.sum())
-            logits, wanted = self.logits(q, hidden[chosen]), codes[:, q][chosen]
-            loss = cross_entropy(logits, wanted)  # no number where nobody asks for level q
-            # Every rank has a gradient of every weight, or their sums would not fit together.
-            total = total + (loss * count if count else logits.sum() * 0.0)
+            learned = batch[f"learned_{q}"]
+            logits, wanted = self.logits(q, hidden[0, learned]), codes[q, learned]
+            if not len(learned):
+                total = total + logits.sum() * 0.0  # each weight has a gradient, or ranks could not sum theirs
+                continue
+            loss = cross_entropy(logits, wanted)
+            total, targets = total + loss * len(learned), targets + len(learned)
             metrics |= {f"loss_{q}": loss.detach(), f"accuracy_{q}": accuracy(logits, wanted)}
-        return total / metrics["targets"], metrics
+        return total / targets, metrics | {"targets": float(targets)}

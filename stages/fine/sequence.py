@@ -19,10 +19,11 @@ import torch
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import nn
 
+from triptych.lm.packing import Packed
 from triptych.lm.transformer import TransformerConfig
 from triptych.stages.span import PromptConfig, Span, draw_span
 from triptych.stages.speech import Speech, fit_length
-from triptych.stages.stage import Batch, Specs, pad
+from triptych.stages.stage import Batch, Specs, learned_positions
 from triptych.training.config import STRICT
 
 
@@ -95,12 +96,14 @@ class FineStage:
         return Row(span, level)
 
     def collate(self, rows: Sequence[Any]) -> Batch:
-        """codes int64 [B, Q, T']; level, prompt, lengths int64 [B] (prompt and lengths in frames)."""
-        return Batch(
-            {
-                "codes": torch.from_numpy(pad([row.span.codes for row in rows]).astype(np.int64)),
-                "level": torch.tensor([row.level for row in rows]),
-                "prompt": torch.tensor([row.span.prompt for row in rows]),
-                "lengths": torch.tensor([row.span.codes.shape[1] for row in rows]),
-            }
-        )
+        """Of all rows: codes int64 [Q, T'], prompted bool [T'], level int64 [T']; learned_q int64 [M]: frames that
+        learn level q."""
+        packed = Packed.of([row.span.codes.shape[1] for row in rows])
+        level = torch.tensor([row.level for row in rows]).repeat_interleave(torch.tensor(packed.lengths))
+        learned = learned_positions(packed, [row.span.prompt for row in rows])
+        prompted = torch.ones(packed.positions, dtype=torch.bool)
+        prompted[learned] = False
+        codes = np.concatenate([row.span.codes for row in rows], axis=1).astype(np.int64)
+        tensors = {"codes": torch.from_numpy(codes), "prompted": prompted, "level": level}
+        asked = range(self.config.coarse_levels, self.specs.acoustic.levels)
+        return Batch(tensors | {f"learned_{q}": learned[level[learned] == q] for q in asked}, {"rows": packed})

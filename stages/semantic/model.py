@@ -9,7 +9,7 @@ from triptych.lm.loss import accuracy, cross_entropy, illegal_mass
 from triptych.lm.transformer import LanguageModel
 from triptych.lm.vocabulary import Vocabulary
 from triptych.stages.semantic.sequence import SemanticConfig
-from triptych.stages.stage import Batch
+from triptych.stages.stage import Batch, padding_share
 
 
 class SemanticModel(nn.Module):
@@ -27,14 +27,13 @@ class SemanticModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over the targets; the softmax is over all of V, so that the stage is a plain language model."""
-        mask = batch["loss_mask"]
-        hidden = self.language_model.hidden(batch["tokens"], positions=batch["positions"], lengths=batch["lengths"])
-        logits = self.language_model.logits(hidden[mask])
-        targets = batch["targets"][mask]
+        rows, targets = batch.packed["rows"], batch["targets"]
+        hidden = self.language_model.hidden(batch["tokens"][None], positions=batch["positions"][None], packed=rows)
+        logits = self.language_model.logits(hidden[0, batch["learned"]])
         loss = cross_entropy(logits, targets, self.label_smoothing if self.training else 0.0)
         metrics = {
             "targets": float(len(targets)),
-            "padding": 1.0 - float(batch["lengths"].sum()) / batch["tokens"].numel(),
+            "padding_share": padding_share(rows, hidden),
             "accuracy": accuracy(logits, targets),
         }
         if not self.training:

@@ -8,7 +8,8 @@
     positions, in time      text symbol j of a clip that begins at frame f lies at f + j · frames_per_symbol, its frame
                             t at f + t: so a frame finds its symbol near distance 0, whatever the length of the text
 
-[eos] only where a recording really ends. `tokens[s]` is followed by `targets[s]`. Other tasks: tasks.py. No model here.
+[eos] only where a recording really ends. Rows lie side by side; `tokens[learned[i]]` is followed by `targets[i]`. Other
+tasks: tasks.py. Knows no model.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import nn
 
+from triptych.lm.packing import Packed
 from triptych.lm.transformer import TransformerConfig
 from triptych.lm.vocabulary import Block, Vocabulary
 from triptych.stages.semantic.tasks import TaskConfig, interleaved, mixed, recognition
 from triptych.stages.speech import Clip, Speech, Tokens
-from triptych.stages.stage import Batch, Specs, pad
+from triptych.stages.stage import Batch, Specs, learned_positions
 from triptych.training.config import STRICT
 
 NOTHING: Tokens = np.zeros(0, np.uint16)
@@ -173,8 +175,10 @@ class SemanticStage:
         return mixed(sorted({*usable} - {*alone}), alone, frames, share)
 
     def length(self, speech: Speech, index: int) -> int:
-        frames = min(speech.beats(index), self._longest(speech)) * speech.grid.semantic_per_beat
-        return frames + speech.text_length(index) + 3
+        beats = min(speech.beats(index), self._longest(speech))
+        if speech.by_speaker and speech.text_length(index):  # of the prompts that may be, about two thirds in length
+            beats += speech.grid.beats(self.config.prompt_share * self.config.prompt_seconds * 2 / 3)
+        return beats * speech.grid.semantic_per_beat + speech.text_length(index) + 3
 
     def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Row:
         """A prompted, plain or speech-only row of clip `index`; see `Stage.row`."""
@@ -199,32 +203,27 @@ class SemanticStage:
     def _prompt(self, speech: Speech, index: int, rng: np.random.Generator) -> Clip | None:
         if rng.random() >= self.config.prompt_share:
             return None
-        longest = speech.grid.beats(self.config.prompt_seconds)
-        short = [i for i in speech.others(index) if speech.beats(i) <= longest and speech.text_length(i)]
-        return speech.clip(int(rng.choice(short))) if short else None
+        other = speech.other(index, rng, longest=speech.grid.beats(self.config.prompt_seconds))
+        return None if other is None else speech.clip(other)
 
     def _speech_only(self, speech: Speech, index: int, clip: Clip, rng: np.random.Generator) -> Row:
         """Clips of one speaker in a row, so that going on does not stop after a breath."""
-        target, others = [clip], speech.others(index)
-        room = speech.beats(index) if not len(others) else self._longest(speech) // 2
-        left = min(self._longest(speech), room) - speech.beats(index)
-        while left > 0 and target[-1].whole:
-            target.append(speech.clip(int(rng.choice(others)), 0, left))
+        target, left = [clip], self._longest(speech) // 2 - speech.beats(index)
+        while left > 0 and target[-1].whole and (other := speech.other(index, rng)) is not None:
+            target.append(speech.clip(other, 0, left))
             left -= len(target[-1].semantic) // speech.grid.semantic_per_beat
         tokens = np.concatenate([part.semantic for part in target])
         return self.layout.row(NOTHING, NOTHING, NOTHING, tokens, ends=target[-1].whole)
 
     def collate(self, rows: Sequence[Any]) -> Batch:
-        """tokens, targets int64 [B, S]; positions float [B, S]; loss_mask bool [B, S]; lengths [B]."""
-        lengths = np.array([len(row.ids) - 1 for row in rows])
-        steps = np.arange(lengths.max())
-        first = np.array([row.first_target for row in rows])
+        """Of all rows: tokens int64 [S], positions float [S]; where the loss lies: learned, targets int64 [M]."""
+        packed = Packed.of([len(row.ids) - 1 for row in rows])
         return Batch(
             {
-                "tokens": torch.from_numpy(pad([row.ids[:-1] for row in rows])),
-                "targets": torch.from_numpy(pad([row.ids[1:] for row in rows])),
-                "positions": torch.from_numpy(pad([row.positions[:-1] for row in rows])),
-                "loss_mask": torch.from_numpy((steps >= first[:, None] - 1) & (steps < lengths[:, None])),
-                "lengths": torch.from_numpy(lengths),
-            }
+                "tokens": torch.from_numpy(np.concatenate([row.ids[:-1] for row in rows])),
+                "positions": torch.from_numpy(np.concatenate([row.positions[:-1] for row in rows])),
+                "learned": learned_positions(packed, [row.first_target - 1 for row in rows]),
+                "targets": torch.from_numpy(np.concatenate([row.ids[row.first_target :] for row in rows])),
+            },
+            {"rows": packed},
         )

@@ -6,6 +6,7 @@ import torch
 
 from triptych.lm.cache import Cache
 from triptych.lm.loss import cross_entropy
+from triptych.lm.packing import Packed
 from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig
 
 V = 40
@@ -90,6 +91,23 @@ def test_padding_on_the_right_changes_no_valid_step(shape: dict[str, Any], causa
         torch.testing.assert_close(padded[row, :length], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_rows_are_as_if_alone_in_values_and_gradients(shape: dict[str, Any], causal: bool) -> None:
+    lm, lengths = model(**shape, causal=causal), [7, 1, 10]
+    ids, weights = some_ids(1, sum(lengths)), torch.randn(sum(lengths), V, generator=torch.Generator().manual_seed(2))
+    together = lm(ids, packed=Packed.of(lengths))[0]
+    (together * weights).sum().backward()
+    packed = {name: parameter.grad.clone() for name, parameter in lm.named_parameters() if parameter.grad is not None}
+    lm.zero_grad()
+    alone = torch.cat([lm(row)[0] for row in ids.split(lengths, dim=1)])
+    (alone * weights).sum().backward()
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+    assert packed.keys() == {name for name, _ in lm.named_parameters()}
+    for name, parameter in lm.named_parameters():
+        torch.testing.assert_close(packed[name], parameter.grad, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
 def test_a_mask_overrides_causality(shape: dict[str, Any]) -> None:
@@ -172,3 +190,24 @@ def test_the_hidden_width_is_a_multiple_of_64_and_at_least_eight_thirds() -> Non
     for dim in (32, 100, 384, 768, 1024):
         width = config(dim=dim, heads=2).hidden_size
         assert width % 64 == 0 and 8 * dim / 3 <= width < 8 * dim / 3 + 64
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_slopes_and_no_new_length_compiles_again() -> None:
+    """Needs a C++ compiler."""
+    from torch._dynamo.utils import counters
+
+    plain, compiled = model().train(), model().train()
+    compiled.load_state_dict(plain.state_dict())
+    for layer in compiled.transformer.layers:
+        layer.compile_parts()  # type: ignore[operator]
+    graphs = []
+    for lengths in ([5, 9], [7, 2, 20], [33]):
+        ids, packed = some_ids(1, sum(lengths)), Packed.of(lengths)
+        for lm in (plain, compiled):
+            lm.zero_grad()
+            cross_entropy(lm(ids, packed=packed)[0], ids[0]).backward()
+        for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0 and len(set(graphs)) == 1

@@ -1,7 +1,7 @@
 """A corpus of random tokens, small stages, and no tokenizer: stages see tokens only."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ torch.set_num_threads(1)
 STARTER = Path(str(files("triptych"))) / "starter"
 
 
+@dataclass
+class FakeRow:
+    id: str
+
+
 class FakeShards:
     """Twelve clips of three speakers, the last one unnamed; rates as given, four levels of 16 entries."""
 
@@ -35,11 +40,19 @@ class FakeShards:
         self.grid = TimeGrid.of(self.specs["semantic"], self.specs["acoustic"])
         self.speakers = ["ann", "bob"]
         self.speaker_of = np.array([[0, 1, -1][i % 3] for i in range(clips)], dtype=np.int32)
+        self.rows = [FakeRow(f"clip{i}") for i in range(clips)]
         beats = rng.integers(25, 60, clips)
         s, a = self.grid.semantic_per_beat, self.grid.acoustic_per_beat
         self._semantic = [rng.integers(0, 20, b * s).astype(np.uint16) for b in beats]
         self._codes = [rng.integers(0, 16, (4, b * a)).astype(np.uint16) for b in beats]
         self._text = [rng.integers(0, 10, 12 if i % 4 else 0).astype(np.uint16) for i in range(clips)]
+
+    def row(self, i: int) -> FakeRow:
+        return self.rows[i]
+
+    def lengths(self, kind: str) -> Any:
+        kinds = {"text": self._text, "semantic": self._semantic, "codes": self._codes}
+        return np.array([tokens.shape[-1] for tokens in kinds[kind]])
 
     def text(self, i: int) -> Any:
         return self._text[i]

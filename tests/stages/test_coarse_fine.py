@@ -75,15 +75,16 @@ def rows_of(stage, speech, count=6, given=None):
     return [stage.row(speech, i, np.random.default_rng(i), given) for i in range(count)]
 
 
-def test_padding_leaves_the_loss(coarse, speech):
-    model = coarse.model().eval()
-    rows = rows_of(coarse, speech)
-    together, metrics = model.loss(coarse.collate(rows))
-    alone = [model.loss(coarse.collate([row])) for row in rows]
-    weights = [m["targets"] for _, m in alone]
-    mean = sum(float(loss.detach()) * w for (loss, _), w in zip(alone, weights, strict=True)) / sum(weights)
-    assert sum(weights) == metrics["targets"]
-    assert float(together.detach()) == pytest.approx(mean, abs=1e-4)
+def test_the_rows_beside_it_leave_a_rows_loss(coarse, fine, speech):
+    for stage in (coarse, fine):
+        model = stage.model().eval()
+        rows = rows_of(stage, speech)
+        together, metrics = model.loss(stage.collate(rows))
+        alone = [model.loss(stage.collate([row])) for row in rows]
+        weights = [m["targets"] for _, m in alone]
+        mean = sum(float(loss.detach()) * w for (loss, _), w in zip(alone, weights, strict=True)) / sum(weights)
+        assert sum(weights) == metrics["targets"] and metrics["padding_share"] == 0.0
+        assert float(together.detach()) == pytest.approx(mean, abs=1e-4)
 
 
 def test_the_loss_lies_after_the_prompt(coarse, fine, speech):

@@ -139,8 +139,8 @@ class DeafToText(SemanticModel):
 
 
 class DeafToSemantic(AlignedModel):
-    def encode(self, *args: Any) -> Any:
-        return super().encode(*args) * 0
+    def condition(self, *args: Any) -> Any:
+        return super().condition(*args) * 0
 
 
 class DeafToPrompt(AlignedModel):

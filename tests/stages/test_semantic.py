@@ -52,11 +52,14 @@ def test_targets_follow_tokens_and_the_loss_lies_on_them_alone(speech, stage):
     batch = stage.collate(rows)
     v = stage.layout.vocabulary
     legal = v.legal("semantic", "eos")
-    assert legal[batch["targets"][batch["loss_mask"]]].all()
-    for b, row in enumerate(rows):
-        assert int(batch["loss_mask"][b].sum()) == len(row.ids) - row.first_target
-        n = int(batch["lengths"][b])
-        assert (batch["tokens"][b, 1:n] == batch["targets"][b, : n - 1]).all()
+    packed = batch.packed["rows"]
+    assert legal[batch["targets"]].all()
+    assert packed.positions == len(batch["tokens"]) == sum(len(row.ids) - 1 for row in rows)
+    assert len(batch["targets"]) == sum(len(row.ids) - row.first_target for row in rows)
+    after = {int(at): int(target) for at, target in zip(batch["learned"], batch["targets"], strict=True)}
+    ends = set((packed.edges[1:] - 1).tolist())
+    assert ends <= after.keys()
+    assert all(int(batch["tokens"][at + 1]) == target for at, target in after.items() if at not in ends)
 
 
 def test_the_end_is_marked_only_where_a_recording_ends(speech, specs, shape):

@@ -5,9 +5,11 @@ import math
 import os
 import signal
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from triptych.training.config import TrainingConfig, build, load_tree
@@ -124,6 +126,57 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path):
     assert find_checkpoint(tmp_path / "run").name == "step-00000003"
 
 
+def test_gradients_that_are_no_numbers_stop_the_run_and_name_the_batch(tmp_path):
+    class Steep(Toy):
+        def loss(self, batch):
+            loss, metrics = super().loss(batch.rows)
+            if batch.number == 5:
+                loss = loss + (0.0 * self.body[0].weight.sum()).abs().sqrt()  # a number, whose slope is none
+            return loss, metrics
+
+    class Named:
+        def __init__(self, number, rows):
+            self.number, self.rows, self.names = number, rows, [f"clip{number}-{i}" for i in range(6)]
+
+    def data(step):
+        return [Named(step, rows) for rows in batches(step)]
+
+    model = Steep()
+    with (
+        pytest.raises(TrainingError, match=r"gradient norm of step 5 is nan.*clip5-0, clip5-1.* and 4 more"),
+        RunFolder(tmp_path / "run") as owned,
+    ):
+        train(model, data, CONFIG, owned, {})
+    assert find_checkpoint(tmp_path / "run").name == "step-00000003"
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_averaged_weights_are_the_mean_of_the_steps_and_are_what_is_validated_and_kept(tmp_path):
+    config = replace(CONFIG, average=0.5, max_steps=4, checkpoint_every=1, keep_last=9)
+    seen, model = [], Toy()
+
+    def validate(step, owned):
+        seen.append([parameter.detach().clone() for parameter in model.parameters()])
+        return {"loss": 1.0}
+
+    with RunFolder(tmp_path / "run") as owned:
+        train(model, batches, config, owned, {}, validate=validate)
+    mean = [parameter.detach().clone() for parameter in Toy().parameters()]
+    for step in range(1, 5):
+        folder = tmp_path / "run" / "checkpoints" / f"step-{step:08d}"
+        trained = load_file(folder / "trainer" / "weights.safetensors")
+        kept = load_file(folder / "model.safetensors")
+        names = [name for name, _ in model.named_parameters()]
+        keep = min(0.5, (1 + step) / (10 + step))
+        mean = [keep * a + (1 - keep) * trained[name] for a, name in zip(mean, names, strict=True)]
+        for a, name in zip(mean, names, strict=True):
+            torch.testing.assert_close(kept[name], a)
+            assert step == 1 or not torch.equal(kept[name], trained[name])
+    for validated, a, name in zip(seen[-1], mean, names, strict=True):
+        torch.testing.assert_close(validated, a)
+        assert torch.equal(dict(model.named_parameters())[name], trained[name])  # training goes on with its own
+
+
 def test_no_checkpoint_is_an_error_and_so_is_one_unasked_for(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         run(tmp_path / "run", resume=True)
@@ -153,6 +206,18 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     rates = [learning_rate(step, config) for step in range(1, 101)]
     assert max(rates) == rates[9] == 1.0 and rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.1)
+
+
+def test_wsd_rises_stays_and_falls_to_its_floor():
+    config = TrainingConfig(
+        max_steps=100, warmup_steps=10, learning_rate=1.0, final_ratio=0.1, schedule="wsd", decay_share=0.3
+    )
+    rates = [learning_rate(step, config) for step in range(1, 101)]
+    assert rates[:10] == sorted(rates[:10]) and set(rates[9:70]) == {1.0}
+    falling = rates[70:]
+    assert all(a > b for a, b in pairwise([1.0, *falling])) and falling[-1] == pytest.approx(0.1)
+    longer = replace(config, max_steps=200)
+    assert [learning_rate(step, longer) for step in range(1, 71)] == rates[:70]  # so a run can go on from its plateau
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")

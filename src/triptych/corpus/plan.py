@@ -1,32 +1,32 @@
 """Which rows make micro-batch number `step`: a pure function of (seed, step, lengths).
 
-    epoch 0   rows sorted by jittered length, cut into batches, batches shuffled:   0  1  2 … 40
-    epoch 1   the same with another jitter and another shuffle:                    41 42 … 81
+    epoch 0   rows shuffled, and cut where the next row would exceed the budget:   0  1  2 … 40
+    epoch 1   the same with another shuffle:                                      41 42 … 81
     …
 
-A run of W ranks gives rank r the batches step * W + r, so one number is the whole state of the loader, and a run may
-go on with another W. Knows lengths alone.
+Rows lie side by side in a batch, so their lengths need not be alike. Micro-batches are numbered through all epochs, and
+the numbers dealt to ranks: one number is the whole state of the loader, and a run may go on with other ranks. Knows
+lengths alone.
 """
 
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-JITTER = 0.15
-"""how far, as a share of its length, a row may seem longer when rows are sorted; so that batches differ by epoch"""
 KEPT_EPOCHS = 4
 
 
 class BatchPlan:
-    """Endless micro-batches of rows of similar length, padded to at most `budget` positions.
+    """Endless micro-batches of at most `budget` positions.
 
     Args:
         lengths: positions of each row, at least 1.
-        budget: most positions of a micro-batch, padding included: rows * longest <= budget.
-        seed: of jitter and order.
+        budget: most positions of a micro-batch.
+        seed: of the order.
     Raises:
         ValueError: no rows, or a row that alone exceeds the budget.
     """
@@ -82,13 +82,10 @@ class BatchPlan:
 
 def epoch_batches(lengths: NDArray[np.int64], budget: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
     """One epoch: every row in exactly one batch, each within the budget."""
-    order = np.argsort(lengths * (1 + JITTER * generator.random(len(lengths))), kind="stable")
-    batches: list[NDArray[np.int64]] = []
-    start = 0
-    while start < len(order):
-        most = budget // int(lengths[order[start]])
-        longest = np.maximum.accumulate(lengths[order[start : start + most]])
-        fitting = int(np.count_nonzero(longest * np.arange(1, len(longest) + 1) <= budget))
-        batches.append(order[start : start + fitting])
-        start += fitting
-    return [batches[i] for i in generator.permutation(len(batches))]
+    order = generator.permutation(len(lengths))
+    ends = np.cumsum(lengths[order])
+    cuts, taken = [0], 0
+    while cuts[-1] < len(order):
+        cuts.append(int(np.searchsorted(ends, taken + budget, side="right")))
+        taken = int(ends[cuts[-1] - 1])
+    return [order[start:stop] for start, stop in pairwise(cuts)]

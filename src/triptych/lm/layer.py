@@ -9,13 +9,16 @@ Qwen3. Knows neither where positions and masks come from nor how many layers the
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triptych.lm.blockwise import attend
 from triptych.lm.cache import Cache
+from triptych.lm.fused import rms_norm, swiglu
+from triptych.lm.packing import Packed, attend_packed
 
 if TYPE_CHECKING:
     from triptych.lm.transformer import TransformerConfig
@@ -34,6 +37,10 @@ class Context:
     causal: bool
     """attention itself hides the future; no mask then"""
     cache: Cache | None
+    packed: Packed | None = None
+    """rows side by side on one axis, each seeing itself alone"""
+    biases: tuple[Tensor, ...] | None = None
+    """of packed rows, with ALiBi: what is added to the scores of each, [1, heads, n, n]"""
 
 
 class Layer(nn.Module):
@@ -51,40 +58,58 @@ class Layer(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.gate_up = nn.Linear(config.dim, 2 * config.hidden_size, bias=False)
         self.down = nn.Linear(config.hidden_size, config.dim, bias=False)
+        self._compiled: Any = None
+
+    def compile_parts(self) -> None:
+        """Compiles, for training, all but attention: what is left depends on the number of positions alone, which may
+        change, and never on how they are dealt into rows."""
+        self._compiled = (torch.compile(self._before, dynamic=True), torch.compile(self._after, dynamic=True))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self._drop(self._attention(self.attention_norm(x), context))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self._drop(self.down(F.silu(gate) * up))
+        before, after = self._compiled if self._compiled and self.training else (self._before, self._after)
+        q, k, v = before(x, context.cos, context.sin)
+        if context.cache is not None:
+            k, v = context.cache.append(self.index, k, v)
+        if context.packed is not None:
+            mixed = attend_packed(q, k, v, context.packed, context.causal, context.biases)
+        else:
+            mixed = _attend(q, k, v, context.mask, context.causal)
+        out: Tensor = after(x, mixed)
+        return out
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
-
-    def _attention(self, x: Tensor, context: Context) -> Tensor:
+    def _before(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [B, heads, S, head_dim]."""
         batch, steps, _ = x.shape
-        qkv = self.qkv(x).view(batch, steps, self.heads + 2 * self.kv_heads, self.head_size)
+        qkv = self.qkv(rms_norm(x, self.attention_norm))
+        qkv = qkv.view(batch, steps, self.heads + 2 * self.kv_heads, self.head_size)
         qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = qk.split((self.heads, self.kv_heads), dim=2)
             exact = self.query_norm.weight.dtype  # fp32 under autocast, where qk is bfloat16
             qk = torch.cat((self.query_norm(q.to(exact)), self.key_norm(k.to(exact))), dim=2)
-        if context.cos is not None and context.sin is not None:
+        if cos is not None and sin is not None:
             turned = torch.roll(qk, self.head_size // 2, dims=-1)
-            qk = torch.addcmul(qk * context.cos, turned, context.sin)
+            qk = torch.addcmul(qk * cos, turned, sin)
         qk = qk.to(v.dtype).transpose(1, 2)
         q, k = qk.split((self.heads, self.kv_heads), dim=1)
-        v = v.transpose(1, 2)
-        if context.cache is not None:
-            k, v = context.cache.append(self.index, k, v)
-        mixed = _attend(q, k, v, context.mask, context.causal)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, steps, self.heads * self.head_size))
-        return out
+        return q, k, v.transpose(1, 2)
+
+    def _after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What attention found is added to x, and what SwiGLU makes of that."""
+        batch, steps, _ = x.shape
+        x = x + self._drop(self.out(mixed.transpose(1, 2).reshape(batch, steps, self.heads * self.head_size)))
+        return x + self._drop(self.down(swiglu(self.gate_up(rms_norm(x, self.mlp_norm)))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Grouped-query attention: q [B, H, S, d], k and v [B, KV, N, d]; query head h reads key head h // (H / KV)."""
     batch, heads, steps, size = q.shape
     kv_heads = k.shape[1]
+    if heads == kv_heads and mask is None and steps == k.shape[2]:
+        return attend(q, k, v, causal)
     if heads == kv_heads:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     if steps == 1:  # the queries of a group are like steps of one head: the keys need no copy
@@ -95,4 +120,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
     k, v = (kv.repeat_interleave(heads // kv_heads, dim=1) for kv in (k, v))  # keeps the CPU's fused kernel
+    if mask is None and steps == k.shape[2]:
+        return attend(q, k, v, causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from triptych.lm.cache import Cache
 from triptych.lm.layer import Context, Layer
+from triptych.lm.packing import Packed
 from triptych.training.config import STRICT
 
 
@@ -113,6 +114,7 @@ class Transformer(nn.Module):
         *,
         positions: Tensor | None = None,
         lengths: Tensor | None = None,
+        packed: Packed | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
@@ -122,6 +124,8 @@ class Transformer(nn.Module):
             positions: [S] or [B, S], whole or fractional; default: 0..S-1, or on from the cache's last step.
             lengths: int [B], valid steps of each row (padding on the right). Valid steps never see padding; what comes
                 out at the padding means nothing. A causal model needs no mask for it.
+            packed: the rows that lie side by side on the axis S, with B = 1: each sees itself alone, and positions
+                count from 0 in each. Without lengths, mask and cache.
             mask: bool [B, S, S] ([B, S, filled + S] with a cache), True: may attend; replaces causality and lengths.
             cache: the steps so far; the new ones are added to it.
         Raises:
@@ -132,11 +136,15 @@ class Transformer(nn.Module):
             assert self.config.causal and lengths is None, "a cache is for causal models, without padding on the right"
             cache.reserve(x.shape[1])
             filled = cache.filled
-        if positions is None:
+        if packed is not None:
+            assert lengths is None and mask is None and cache is None and x.shape[:2] == (1, packed.positions)
+        if positions is None and packed is not None:
+            positions = packed.steps
+        elif positions is None:
             positions = torch.arange(filled, filled + x.shape[1], device=x.device)
         if positions.dim() == 1:
             positions = positions[None]
-        context = self._context(x, positions, lengths, mask, cache)
+        context = self._context(x, positions, lengths, packed, mask, cache)
         if self.training and self.config.dropout:
             x = F.dropout(x, self.config.dropout)
         for layer in self.layers:
@@ -148,7 +156,13 @@ class Transformer(nn.Module):
         return out
 
     def _context(
-        self, x: Tensor, positions: Tensor, lengths: Tensor | None, mask: Tensor | None, cache: Cache | None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        lengths: Tensor | None,
+        packed: Packed | None,
+        mask: Tensor | None,
+        cache: Cache | None,
     ) -> Context:
         steps = x.shape[1]
         if mask is not None:
@@ -158,13 +172,17 @@ class Transformer(nn.Module):
         elif lengths is not None and not self.config.causal:
             mask = (torch.arange(steps, device=x.device) < lengths[:, None])[:, None, None]
         causal = self.config.causal and mask is None and steps > 1
+        if self.config.alibi and packed is not None:
+            rows = packed.split(positions, 1)
+            biases = tuple(self._alibi(row, None, self.config.causal, None).to(x.dtype) for row in rows)
+            return Context(None, None, None, False, None, packed, biases)
         if self.config.alibi:
             return Context(None, None, self._alibi(positions, mask, causal, cache).to(x.dtype), False, cache)
         if self._rates.device != x.device:
             self._rates = self._rates.to(x.device)
         angles = (positions[..., None].float() * self._rates)[:, :, None]
         cos, sin = angles.cos(), angles.sin()
-        return Context(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1), mask, causal, cache)
+        return Context(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1), mask, causal, cache, packed)
 
     def _alibi(self, positions: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None) -> Tensor:
         """What is added to the scores, [B or 1, heads, S, keys]: minus slope times distance; -inf where masked."""
@@ -198,12 +216,13 @@ class LanguageModel(nn.Module):
         *,
         positions: Tensor | None = None,
         lengths: Tensor | None = None,
+        packed: Packed | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Hidden states [B, S, dim] of ids [B, S]; see `Transformer.forward`."""
         x = self.embedding(ids)
-        out: Tensor = self.transformer(x, positions=positions, lengths=lengths, mask=mask, cache=cache)
+        out: Tensor = self.transformer(x, positions=positions, lengths=lengths, packed=packed, mask=mask, cache=cache)
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -219,11 +238,13 @@ class LanguageModel(nn.Module):
         *,
         positions: Tensor | None = None,
         lengths: Tensor | None = None,
+        packed: Packed | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Logits [B, S, V]: at step s, of the id after `ids[:, s]`."""
-        return self.logits(self.hidden(ids, positions=positions, lengths=lengths, mask=mask, cache=cache))
+        hidden = self.hidden(ids, positions=positions, lengths=lengths, packed=packed, mask=mask, cache=cache)
+        return self.logits(hidden)
 
 
 def init_weights(module: nn.Module) -> None:

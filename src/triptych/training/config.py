@@ -43,8 +43,14 @@ class TrainingConfig:
     """the peak, after warm-up"""
     warmup_steps: int = 300
     """steps over which the learning rate rises from 0"""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """after warm-up: cosine falls all the way; wsd stays at the peak and falls at the end (warm-up, stable, decay)"""
+    decay_share: float = 0.2
+    """share of max_steps over which wsd falls"""
     final_ratio: float = 0.05
-    """learning rate at the last step, as a share of the peak (cosine)"""
+    """learning rate at the last step, as a share of the peak"""
+    average: float = 0.0
+    """share of the averaged weights that a step keeps, such as 0.999; validation and bundles have them. 0: none"""
     weight_decay: float = 0.1
     """on matrices and embeddings; vectors (norms, biases) have none"""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -57,6 +63,8 @@ class TrainingConfig:
     """activation checkpointing: layers are computed again in the backward pass; less memory, a third more work"""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """of the activations (autocast); master weights are always fp32"""
+    compile: bool = False
+    """torch.compile of the layers, but for their attention; needs a C++ compiler (on cuda Triton) and a minute"""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one"""
     threads: int = 0

@@ -20,7 +20,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from triptych.training.average import Average
 from triptych.training.config import TrainingConfig
 from triptych.training.dealing import Dealing
 from triptych.training.distributed import (
@@ -39,8 +40,16 @@ from triptych.training.distributed import (
     take_from_first,
     world,
 )
+from triptych.training.guard import blame, blame_gradients
 from triptych.training.optimiser import Learner, follow, learners_of, learning_rate, make_optimizer
-from triptych.training.run import RunFolder, find_checkpoint, prune_checkpoints, restore, write_checkpoint
+from triptych.training.run import (
+    RunFolder,
+    average_of,
+    find_checkpoint,
+    prune_checkpoints,
+    restore,
+    write_checkpoint,
+)
 from triptych.training.zero import ZeroEngine
 
 Batches = Callable[[int], Sequence[Any]]
@@ -100,9 +109,9 @@ def train(
         resume: go on from the run's latest checkpoint.
         progress: called after each step with the step and its metrics.
     Raises:
-        TrainingError: a loss that is not a number.
+        TrainingError: a loss or a gradient norm that is not a number, or a checkpoint that could not be written.
         TrainingStopped: SIGTERM or Ctrl-C, once the step in progress is saved.
-        ValueError: `resume` without a checkpoint, or a checkpoint without `resume`.
+        ValueError: `resume` without a checkpoint, or beyond `max_steps`; a checkpoint without `resume`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -110,17 +119,25 @@ def train(
     model.to(device)
     learners = learners_of(model, config)
     dealt_out = config.deepspeed.zero is not None
+    if dealt_out and config.average:
+        raise ValueError("training.average: not through DeepSpeed yet; leave training.deepspeed.zero or this out")
     optimizers = [] if dealt_out else [make_optimizer(learner.parameters, learner.config) for learner in learners]
     step = restore(find_checkpoint(run.path), model, optimizers) if resume else 0
     take_from_first(model.state_dict().values())
     if not resume and (run.path / "latest").exists():
         raise ValueError(f"{run.path} holds a run already: add resume=true to go on with it, or name another folder")
+    if step > config.max_steps:
+        raise ValueError(f"{run.path} is at step {step} already, beyond training.max_steps={config.max_steps}")
+    run.rewind(step)
     recompute_layers(model, config.recompute)
     zero = ZeroEngine(model, learners, config, device) if dealt_out else None
     if zero and resume:
         zero.load_moments(find_checkpoint(run.path))
     best = _best_so_far(run.path)
     folder = find_checkpoint(run.path) if resume else run.path
+    average = average_of(model, config.average, folder)
+    if config.compile:
+        compile_parts(model)
     model.train()
     clock, stopping = _Clock(), False
     with _StopSignal() as stop, ThreadPoolExecutor(1) as reader:
@@ -134,6 +151,8 @@ def train(
             if step < config.max_steps:
                 ahead = reader.submit(batches, step + 1)
             metrics = _step(model, learners, optimizers, micro_batches, config, device, step, zero)
+            if average:
+                average.update(step)
             clock.add(metrics)
             if progress and rank() == 0:
                 progress(step, metrics)
@@ -143,17 +162,15 @@ def train(
                 run.log(step, "train", clock.read(learning_rate(step, config)))
             improved = False
             if validate and (step % config.validate_every == 0 or step == config.max_steps):
-                values = _validate(model, validate, step, run, device, config)
+                values = _validate(model, validate, step, run, device, config, average)
                 improved, best = values["loss"] < best, min(best, values["loss"])
                 clock.restart()
             reached(f"the end of step {step}")
             if step % config.checkpoint_every == 0 or last or improved:
                 gathered = zero.gather() if zero else None
                 read = dealing.read_after(step) if dealing else None
-                folder = write_checkpoint(
-                    run.path, step, model, optimizers, record, best=improved, gathered=gathered, read=read
-                )
-                prune_checkpoints(run.path, config.keep_last)
+                more = {"average": average, "gathered": gathered, "read": read}
+                folder = _save(run.path, step, model, optimizers, record, config.keep_last, best=improved, **more)
             if stopping:
                 break
     if zero:
@@ -161,6 +178,13 @@ def train(
     if stopping:
         raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
     return folder
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Compiles the parts of a model that know how, by their method `compile_parts`."""
+    for part in model.modules():
+        if hasattr(part, "compile_parts"):
+            part.compile_parts()  # type: ignore[operator]
 
 
 def _step(
@@ -176,7 +200,7 @@ def _step(
     torch.manual_seed(config.seed * 1_000_003 + step)
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
-    total = 0.0
+    total, losses = 0.0, []
     for micro_batch in micro_batches:
         with autocast(device, config.dtype):
             loss, metrics = model.loss(micro_batch)  # type: ignore[operator]
@@ -186,19 +210,23 @@ def _step(
         else:
             (loss * weight).backward()
         total += weight
+        losses.append(float(loss.detach()))
         for name, value in {"loss": loss.detach(), **metrics}.items():
             add_metric(sums, weights, name, float(value), weight)
     total = float(sum_over_ranks(torch.tensor(total, dtype=torch.float64, device=collective_device())))
     averaged = sum_metrics(sums, weights) | {"targets": total}
     if not math.isfinite(averaged["loss"]):
-        raise TrainingError(
-            f"the loss of step {step} is {averaged['loss']}: the last checkpoint is whole; lower the rate"
-        )
+        raise TrainingError(blame(step, losses, micro_batches))
     if zero:
         norm = zero.step(step, total)
+        if norm is not None and not math.isfinite(norm):
+            raise TrainingError(blame_gradients(step, norm, micro_batches))
         return averaged if norm is None else averaged | {"gradient_norm": norm}
     for learner, optimizer in zip(learners, optimizers, strict=True):
-        norm = follow(learner, optimizer, total, step)
+        try:
+            norm = follow(learner, optimizer, total, step)
+        except FloatingPointError as error:
+            raise TrainingError(blame_gradients(step, error.args[0], micro_batches)) from None
         if norm is not None:
             averaged["_".join(filter(None, ("gradient_norm", learner.name)))] = norm
     return averaged
@@ -219,17 +247,47 @@ def recompute_layers(model: nn.Module, asked: bool) -> None:
             part.recompute = asked  # type: ignore[assignment]
 
 
+def _save(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    record: Mapping[str, Any],
+    keep_last: int,
+    **more: Any,
+) -> Path:
+    """Writes a checkpoint, as `write_checkpoint` says; where rank 0 cannot, all ranks end."""
+    folder, failed = run, None
+    try:
+        folder = write_checkpoint(run, step, model, optimizers, record, **more)
+        prune_checkpoints(run, keep_last)
+    except OSError as error:
+        failed = error
+    if _anyone(failed is not None):
+        what = failed or "by rank 0"
+        raise TrainingError(
+            f"step {step} could not be saved ({what}): the checkpoint before it is whole; mend that, then resume=true"
+        ) from None
+    return folder
+
+
 def _anyone(asked: bool) -> bool:
-    """Whether any rank was asked to stop: all stop after the same step."""
+    """Whether it is so on any rank: all act alike, after the same step."""
     return bool(sum_over_ranks(torch.tensor(float(asked), device=collective_device()))) if world() > 1 else asked
 
 
 def _validate(
-    model: nn.Module, validate: Validate, step: int, run: RunFolder, device: torch.device, config: TrainingConfig
+    model: nn.Module,
+    validate: Validate,
+    step: int,
+    run: RunFolder,
+    device: torch.device,
+    config: TrainingConfig,
+    average: Average | None,
 ) -> Mapping[str, float]:
     model.eval()
     try:
-        with torch.no_grad(), autocast(device, config.dtype):
+        with torch.no_grad(), autocast(device, config.dtype), average.in_place() if average else nullcontext():
             values = validate(step, run)
     finally:
         model.train()

@@ -24,9 +24,17 @@ class Learner:
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then cosine down to `final_ratio` at the last step. `step` counts from 1."""
+    """Linear warm-up, then down to `final_ratio` at the last step. `step` counts from 1.
+
+    cosine falls from the end of warm-up on; wsd over the last `decay_share` of the steps, as 1 - sqrt (Hägele et al.
+    2024): a run that stayed at the peak can go on from there, with more steps.
+    """
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
+    if config.schedule == "wsd":
+        falling = max(1, round(config.decay_share * config.max_steps))
+        fallen = max(0.0, 1 - (config.max_steps - step) / falling)
+        return config.learning_rate * (1 - (1 - config.final_ratio) * math.sqrt(min(1.0, fallen)))
     progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
     floor = config.final_ratio
     return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
@@ -52,7 +60,11 @@ def learners_of(model: nn.Module, config: TrainingConfig) -> list[Learner]:
 
 
 def follow(learner: Learner, optimizer: torch.optim.Optimizer, total: float, step: int) -> float | None:
-    """One optimiser's step; the norm of its gradients, which were summed over `total` targets. None without any."""
+    """One optimiser's step; the norm of its gradients, which were summed over `total` targets. None without any.
+
+    Raises:
+        FloatingPointError: the norm is not a number; nothing was stepped. Its argument is the norm.
+    """
     sum_gradients(parameter for parameter in learner.parameters if parameter.requires_grad)
     parameters = [p for p in learner.parameters if p.grad is not None]
     if not parameters:
@@ -61,6 +73,8 @@ def follow(learner: Learner, optimizer: torch.optim.Optimizer, total: float, ste
         assert parameter.grad is not None
         parameter.grad.div_(total)
     norm = torch.nn.utils.clip_grad_norm_(parameters, learner.config.clip_norm or math.inf)
+    if not math.isfinite(norm):
+        raise FloatingPointError(float(norm))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, learner.config)
     optimizer.step()

@@ -8,8 +8,8 @@
       latest, best              name of a checkpoint, replaced atomically
       checkpoints/step-00001000/
         stage.json              what the model is; written by its owner
-        model.safetensors       its weights and buffers
-        trainer/                optimiser moments and counters, for resuming
+        model.safetensors       its weights and buffers; with `training.average`, the averaged ones
+        trainer/                for resuming: optimiser moments, and with `training.average` the weights themselves
 
 Two runs cannot write one folder. Of several ranks, the first alone writes. Knows nothing of what is trained.
 """
@@ -20,16 +20,21 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
 
+from triptych.training.average import Average
 from triptych.training.distributed import before_leaving, rank, wait_for_all
 from triptych.training.files import atomic_file, atomic_folder, read_json, write_json
+
+TRAINED = "trainer/weights.safetensors"
+"""in a checkpoint whose model.safetensors holds averages: the weights that are trained"""
 
 
 class RunFolder:
@@ -51,18 +56,44 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         before_leaving((path / "lock").unlink)
+        for left in path.rglob(".*.part*"):  # of a process that was killed; the lock says that it is gone
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         if config is not None:
             import yaml
 
             with atomic_file(path / "config.yaml") as beside:
                 beside.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-        self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")
+        self._begin_log()
+
+    def _begin_log(self, after: int | None = None) -> None:
+        """Opens both logs; TensorBoard forgets what it knows of the steps after `after`."""
+        self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(path))
+            self._writer = SummaryWriter(str(self.path), purge_step=None if after is None else after + 1)
         except ImportError:  # TensorBoard is part of the extra `train`; metrics.jsonl holds the same numbers
             pass
+
+    def rewind(self, step: int) -> None:
+        """Drops what a killed process logged after `step`, which is taken again, and a line that it did not finish."""
+        file = self.path / "metrics.jsonl"
+        if self.writes:
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            if kept != lines:
+                self._end_log()
+                with atomic_file(file) as beside:
+                    beside.write_text("".join(kept), encoding="utf-8")
+                self._begin_log(step)
+        wait_for_all()
+
+    def _end_log(self) -> None:
+        with suppress(OSError):  # a full disk: what could not be logged was said when it was to be
+            self._metrics.close()
+        if self._writer:
+            with suppress(OSError):
+                self._writer.close()
 
     def _take_lock(self) -> None:
         lock = self.path / "lock"
@@ -114,9 +145,7 @@ class RunFolder:
     def close(self) -> None:
         if not self.writes:
             return
-        self._metrics.close()
-        if self._writer:
-            self._writer.close()
+        self._end_log()
         (self.path / "lock").unlink(missing_ok=True)
 
     def __enter__(self) -> "RunFolder":
@@ -144,13 +173,17 @@ def write_checkpoint(
     record: Mapping[str, Any],
     *,
     best: bool,
+    average: Average | None = None,
     gathered: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None = None,
     read: int | None = None,
 ) -> Path:
     """Writes `checkpoints/step-N` whole, then points `latest` (and `best`) at it; the first rank does, for all.
 
-    gathered: weights and moments by name, where ranks hold parts of them; `model` and `optimizers` are not read then.
-    read: micro-batches of all ranks so far.
+    Args:
+        gathered: weights and moments by name, where ranks hold parts of them; `model`, `optimizers` are not read then.
+        read: micro-batches of all ranks so far.
+    Raises:
+        OSError: the disk is full, or gone; `latest` and `best` are what they were, and whole.
     """
     folder = run / "checkpoints" / f"step-{step:08d}"
     if rank() != 0:
@@ -158,19 +191,29 @@ def write_checkpoint(
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as beside:
         write_json(beside / "stage.json", {**record, "step": step})
-        if gathered:
-            save_file(gathered[0], beside / "model.safetensors")
-        else:
-            save_model(model, str(beside / "model.safetensors"))  # tied weights are kept once
         (beside / "trainer").mkdir()
-        moments = gathered[1] if gathered else _moments(model, optimizers)
-        save_file(moments, beside / "trainer" / "optimizer.safetensors")
+        try:
+            with average.in_place() if average else nullcontext():
+                _save_weights(model, gathered[0] if gathered else None, beside / "model.safetensors")
+            if average:
+                save_model(model, str(beside / TRAINED))
+            moments = gathered[1] if gathered else _moments(model, optimizers)
+            save_file(moments, beside / "trainer" / "optimizer.safetensors")
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
         if read is not None:
             write_json(beside / "trainer" / "progress.json", {"micro_batches": read})
-    for pointer in ("latest", "best") if best else ("latest",):
+    for pointer in ("best", "latest") if best else ("latest",):  # killed in between, a run resumes before both
         with atomic_file(run / pointer) as beside:
             beside.write_text(folder.name)
     return folder
+
+
+def _save_weights(model: nn.Module, gathered: dict[str, torch.Tensor] | None, file: Path) -> None:
+    if gathered is None:
+        save_model(model, str(file))  # tied weights are kept once
+    else:
+        save_file(gathered, file)
 
 
 def prune_checkpoints(run: Path, keep_last: int) -> None:
@@ -194,7 +237,9 @@ def find_checkpoint(path: Path, which: str = "latest") -> Path:
         return path
     for pointer in (which, "latest"):
         if (path / pointer).exists():
-            return path / "checkpoints" / (path / pointer).read_text().strip()
+            folder = path / "checkpoints" / (path / pointer).read_text().strip()
+            if (folder / "stage.json").exists():
+                return folder
     raise ValueError(f"{path} holds no checkpoint: name a run folder, or one of its checkpoints/step-…")
 
 
@@ -206,7 +251,8 @@ def restore(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Opt
     Raises:
         ValueError: weights that are not this model's.
     """
-    _load_weights(folder / "model.safetensors", model)
+    trained = folder / TRAINED
+    _load_weights(trained if trained.exists() else folder / "model.safetensors", model)
     names = {parameter: name for name, parameter in model.named_parameters()}
     with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as stored:
         keys = set(stored.keys())
@@ -219,6 +265,16 @@ def restore(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Opt
                         for key in ("step", "exp_avg", "exp_avg_sq")
                     }
     return int(read_json(folder / "stage.json")["step"])
+
+
+def average_of(model: nn.Module, keep: float, folder: Path) -> Average | None:
+    """The averaged weights of a run that is new, or was just restored from `folder`; None where `keep` is 0."""
+    if not keep:
+        return None
+    average = Average(model, keep)
+    if (folder / TRAINED).exists():
+        average.restore(folder / "model.safetensors")
+    return average
 
 
 def _load_weights(file: Path, model: nn.Module) -> None:
