@@ -8,7 +8,8 @@
     lengths    the same with rows of real lengths: side by side here, padded and masked there; useful tokens a second
     stages     each stage as its config NAME/base says, on rows that it draws itself, of random tokens
     audiolm    audiolm-pytorch's semantic transformer of the same width and depth, with --audiolm DIR: a folder made by
-               pip install --no-deps --target DIR audiolm-pytorch beartype local-attention hyper-connections
+               pip install --no-deps --target DIR audiolm-pytorch beartype local-attention hyper-connections \\
+                   gateloop-transformer rotary-embedding-torch
 
 Useful tokens are positions that belong to a row. FLOP/s count matrix products alone: of the language models what they
 must, with the causal half of attention; of the stages what torch's counter saw. Their share is of the matrix rate that
@@ -24,6 +25,7 @@ import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,12 @@ BUSY_LOAD = 0.5
 WANTED = {"fp32": 1.1, "bf16": 1.2}
 SECONDS_OF_SPEECH = (1.0, 20.0, 6.0, 0.5)
 """of a clip: shortest, longest, median, and the spread of its logarithm"""
+
+ABSENT = (
+    *("torchaudio", "torchaudio.functional", "torchaudio.transforms", "fairseq", "encodec", "encodec.utils"),
+    *("accelerate", "accelerate.utils", "ema_pytorch", "pytorch_warmup", "wandb"),
+)
+"""what audiolm-pytorch imports and a step of its semantic transformer does not use"""
 
 Step = Callable[[], Tensor]
 
@@ -273,8 +281,10 @@ class RandomShards:
 
 def audiolm(bench: Bench, folder: Path) -> None:
     """Its modules for sound, which a step does not need, are stood in for."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer  # noqa: F401 - before torchaudio seems to be there
+
     sys.path.append(str(folder))
-    for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms", "fairseq", "encodec", "encodec.utils"):
+    for name in ABSENT:
         sys.modules[name] = stand_in(name)
     import audiolm_pytorch.audiolm_pytorch as theirs_at
 
@@ -302,8 +312,8 @@ def audiolm(bench: Bench, folder: Path) -> None:
 def stand_in(name: str) -> types.ModuleType:
     """A module that has whatever is asked of it."""
     module = types.ModuleType(name)
-    module.__path__ = []
-    module.__getattr__ = lambda attribute: type(attribute, (), {})  # type: ignore[method-assign]
+    module.__path__, module.__spec__ = [], ModuleSpec(name, None)
+    module.__getattr__ = lambda attribute: type(attribute, (), {"__init__": lambda self, *_, **__: None})  # type: ignore[method-assign]
     return module
 
 
