@@ -146,7 +146,8 @@ def test_it_learns_and_comes_out_as_it_went_in(text_model: Path, shards: Path, t
     speech = Speech(ShardSet.open(shards), "train")
     batch = stage.collate([stage.row(speech, speech.indices[0], np.random.default_rng(0), "own")])
     with torch.no_grad():
-        own, other = model.language_model(batch["tokens"]), theirs(batch["tokens"]).logits
+        tokens = batch["tokens"][None]
+        own, other = model.language_model(tokens), theirs(tokens).logits
     torch.testing.assert_close(own, other, rtol=0, atol=1e-5)
 
 
@@ -176,8 +177,9 @@ def test_the_starters_semantic_stage_goes_out_with_positions_in_time(starter_sha
     batch = stage.collate([stage.row(speech, speech.indices[0], np.random.default_rng(0), "own")])
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
-        own = model.language_model(batch["tokens"], positions=batch["positions"])
-        other = theirs(batch["tokens"], position_ids=batch["positions"]).logits
+        tokens, positions = batch["tokens"][None], batch["positions"][None]
+        own = model.language_model(tokens, positions=positions)
+        other = theirs(tokens, position_ids=positions).logits
     torch.testing.assert_close(own, other, rtol=0, atol=2e-4)
     with pytest.raises(ValueError, match="aligned coarse stage"):
         export_stage(find_bundle(None) / "stages" / "coarse", tmp_path / "coarse")

@@ -54,7 +54,7 @@ class Packed:
 
     def split(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
         """The rows of `x`, whose axis `axis` has N positions."""
-        rows: tuple[Tensor, ...] = x.split(list(self.lengths), dim=axis)  # type: ignore[no-untyped-call]
+        rows: tuple[Tensor, ...] = x.split(list(self.lengths), dim=axis)
         return rows
 
 
