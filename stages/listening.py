@@ -63,7 +63,7 @@ class Listener:
         clip = self.held_out.clip(index)
         start = self.held_out.clip(index, 0, self.held_out.grid.beats(PROMPT_SECONDS))
         prompt = Span(start.semantic, start.codes, start.codes.shape[1])
-        stream = torch.Generator().manual_seed(index)
+        stream = torch.Generator().manual_seed(int(index))
         stage: Any = self.stage
         if stage.name == "coarse":
             return generate_coarse(stage, model, clip.semantic, prompt, Sampling(temperature=0.8), stream)
