@@ -74,13 +74,13 @@ def compare(clips: list[Recording], folder: Path, rounds: int, cores: int, scrat
     write_manifest(manifest, clips)
     folders = {"fp32": folder, "bf16": in_bf16(folder, scratch / "bf16")}
     loaded = Tokenizers.load(folder)
-    plain_loop(loaded, clips[:2])  # first calls choose kernels
+    plain_loop(loaded, clips[:2], cores)  # first calls choose kernels
     speeds: dict[str, list[float]] = {"plain": [], "fp32": [], "bf16": []}
     waits: list[float] = []
     found: dict[str, Found] = {}
     for number in range(rounds):
         began = time.perf_counter()
-        found["plain"] = plain_loop(loaded, clips)
+        found["plain"] = plain_loop(loaded, clips, cores)
         seconds = sum(codes.shape[1] for _, codes in found["plain"].values()) / float(loaded.grid.acoustic_rate)
         speeds["plain"].append(seconds / (time.perf_counter() - began))
         for kind, tokenizers in folders.items():
@@ -109,8 +109,9 @@ def compare(clips: list[Recording], folder: Path, rounds: int, cores: int, scrat
     }
 
 
-def plain_loop(tokenizers: Tokenizers, clips: list[Recording]) -> Found:
+def plain_loop(tokenizers: Tokenizers, clips: list[Recording], cores: int) -> Found:
     """What a person would write with transformers, soundfile, soxr and pyloudnorm."""
+    torch.set_num_threads(cores)  # whatever was measured before
     found: Found = {}
     spec, grid = tokenizers.waveform, tokenizers.grid
     for clip in clips:
