@@ -30,7 +30,7 @@ from triptych.stages.stage import Batch, Specs, Stage
 from triptych.stages.three import AnyStage, make_stage, read_stage, record_of
 from triptych.training.config import STRICT, TrainingConfig, build
 from triptych.training.dealing import Dealing
-from triptych.training.distributed import rank, ranks, sum_metrics, world
+from triptych.training.distributed import rank, ranks, reached, sum_metrics, world
 from triptych.training.loop import add_metric, pick_device, train
 from triptych.training.run import RunFolder, find_checkpoint
 from triptych.training.zero import whole
@@ -224,6 +224,7 @@ class Validation:
         device = pick_device(self.config.training.device)
         starts = range(0, len(self.rows), 8)
         for turn in range(-(-len(starts) // world())):  # as many on all ranks: ZeRO-3 gathers weights in each
+            reached(f"batch {turn} of a validation")
             place = turn * world() + rank()
             start = starts[min(place, len(starts) - 1)]
             rows = [
