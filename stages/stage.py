@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from triptych.corpus.shards import ShardSet
 from triptych.lm.packing import Packed
 from triptych.stages.speech import Speech
 from triptych.tokenizers.spec import TimeGrid, TokenizerSpec
@@ -57,18 +58,24 @@ class Batch:
     tensors: dict[str, Tensor]
     packed: dict[str, Packed]
     """where each row lies on each axis"""
-    names: tuple[str, ...] = ()
-    """of the recordings that the rows learn"""
+    clips: tuple[int, ...] = ()
+    """the recordings that the rows learn, as rows of `shards`"""
+    shards: ShardSet | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
-    def named(self, names: Sequence[str]) -> "Batch":
-        return replace(self, names=tuple(names))
+    @property
+    def names(self) -> list[str]:
+        """Of the recordings. Read from disk: for the one batch that somebody asks for."""
+        return [self.shards.row(clip).id for clip in self.clips] if self.shards else []
+
+    def of(self, clips: Sequence[int], shards: ShardSet) -> "Batch":
+        return replace(self, clips=tuple(clips), shards=shards)
 
     def to(self, device: Any) -> "Batch":
         tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
-        return Batch(tensors, {name: rows.to(device) for name, rows in self.packed.items()}, self.names)
+        return replace(self, tensors=tensors, packed={name: rows.to(device) for name, rows in self.packed.items()})
 
 
 class Stage(Protocol):

@@ -28,11 +28,11 @@ KINDS = ("llama", "qwen3")
 
 def is_text_model(source: str) -> bool:
     """Whether a folder or hub id holds a language model of transformers."""
-    from transformers import AutoConfig
-
     path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
         return False
+    from transformers import AutoConfig  # late: a bundle or a run needs none of it
+
     try:
         return AutoConfig.from_pretrained(source, local_files_only=on_this_machine(source)).model_type is not None
     except (OSError, ValueError):

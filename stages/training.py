@@ -7,13 +7,13 @@ of its place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 
 from triptych.corpus.plan import BatchPlan
 from triptych.corpus.shards import ShardSet
@@ -36,7 +36,7 @@ from triptych.training.run import RunFolder, find_checkpoint
 from triptych.training.zero import whole
 
 
-@dataclass(frozen=True, config=STRICT)
+@config_dataclass(frozen=True, config=STRICT)
 class RunConfig:
     """What a run is made of, whatever the stage."""
 
@@ -62,7 +62,7 @@ class RunConfig:
     """steps, rates, precision"""
 
 
-@dataclass(frozen=True, config=STRICT)
+@config_dataclass(frozen=True, config=STRICT)
 class SemanticRun(RunConfig):
     """`triptych train semantic`."""
 
@@ -70,7 +70,7 @@ class SemanticRun(RunConfig):
     """the semantic stage"""
 
 
-@dataclass(frozen=True, config=STRICT)
+@config_dataclass(frozen=True, config=STRICT)
 class CoarseRun(RunConfig):
     """`triptych train coarse`."""
 
@@ -78,7 +78,7 @@ class CoarseRun(RunConfig):
     """the coarse stage"""
 
 
-@dataclass(frozen=True, config=STRICT)
+@config_dataclass(frozen=True, config=STRICT)
 class FineRun(RunConfig):
     """`triptych train fine`."""
 
@@ -112,23 +112,42 @@ def train_stage(
         ValueError: a config key or value that does not fit, shards that cannot be read, no clip to learn from.
         TrainingError, TrainingStopped: see `training.loop.train`.
     """
-    start = beginning(str(tree["init"]), name) if tree.get("init") else None
-    if start:
-        tree = {**tree, "stage": laid_over(start.config, tree.get("stage", {}))}
-    config = build(stage_config_class(name), dict(tree), f"config of the {name} stage")
+    config, start = run_config(name, tree)
     training = config.training
-    with ranks(training.device, training.patience, even_alone=training.deepspeed.zero is not None):
+    with ranks(training.device, training.timeout, even_alone=training.deepspeed.zero is not None):
         return _train_stage(name, config, start, progress)
 
 
-def _train_stage(
-    name: str, config: Any, start: Beginning | None, progress: Callable[[int, Mapping[str, float]], None] | None
-) -> Path:
+def run_config(name: str, tree: Mapping[str, Any]) -> tuple[Any, Beginning | None]:
+    """The run's config, over that of the weights that it begins with; and those."""
+    start = beginning(str(tree["init"]), name) if tree.get("init") else None
+    if start:
+        tree = {**tree, "stage": laid_over(start.config, tree.get("stage", {}))}
+    return build(stage_config_class(name), dict(tree), f"config of the {name} stage"), start
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run is made of before its first step."""
+
+    shards: ShardSet
+    speech: Speech
+    """split train"""
+    stage: AnyStage
+    usable: list[int]
+    """clips that the stage can learn from"""
+    model: Any
+    lacks: list[str]
+    """tensors that the weights it begins with do not have"""
+
+
+def make_ready(name: str, config: Any, start: Beginning | None) -> Ready:
+    """Opens the data and builds the model, with the weights and adapters that the config asks for."""
     shards = ShardSet.open(Path(config.shards))
     if start and not config.init_retokenized:
         start.check(shards)
     specs = Specs(shards.specs["semantic"], shards.specs["acoustic"], shards.specs.get("text"))
-    speech, held_out = Speech(shards, "train"), Speech(shards, "dev")
+    speech = Speech(shards, "train")
     stage = make_stage(name, asdict(config.stage), specs).measured(speech)
     usable = stage.usable(speech)
     if not usable:
@@ -140,6 +159,14 @@ def _train_stage(
         if not start:
             raise ValueError(f"lora.rank={config.lora.rank}: adapters need trained weights; name them with init=")
         add_adapters(model, config.lora)
+    return Ready(shards, speech, stage, usable, model, lacks)
+
+
+def _train_stage(
+    name: str, config: Any, start: Beginning | None, progress: Callable[[int, Mapping[str, float]], None] | None
+) -> Path:
+    ready = make_ready(name, config, start)
+    shards, stage, model, held_out = ready.shards, ready.stage, ready.model, Speech(ready.shards, "dev")
     resolved = asdict(config) | {"stage": asdict(stage.config)}
     validate = Validation(stage, held_out, model, config) if len(held_out.indices) and config.validation_rows else None
     with RunFolder(Path(config.run), resolved) as run:
@@ -147,13 +174,14 @@ def _train_stage(
             latest = find_checkpoint(run.path)
             check_stage(name, read_stage(latest), shards.specs, shards.grid, latest)
         dealing = Dealing.of(run.path if config.resume else None, config.training.accumulation)
-        if lacks:
-            run.warn(0, f"init={config.init} lacks {len(lacks)} tensors, which begin anew: {', '.join(lacks)}")
+        if ready.lacks:
+            names = ", ".join(ready.lacks)
+            run.warn(0, f"init={config.init} lacks {len(ready.lacks)} tensors, which begin anew: {names}")
         if validate and not config.resume:
             _first_look(validate, run, new=start is None)
         return train(
             model,
-            batches_of(stage, speech, usable, config, dealing),
+            batches_of(stage, ready.speech, ready.usable, config, dealing),
             config.training,
             run,
             record_of(stage) | note_of(config.lora),
@@ -191,7 +219,7 @@ def batches_of(
         rows = [
             stage.row(speech, clip, np.random.default_rng((seed, number, place))) for place, clip in enumerate(clips)
         ]
-        return stage.collate(rows).named([speech.shards.row(clip).id for clip in clips]).to(device)
+        return stage.collate(rows).of(clips, speech.shards).to(device)
 
     return batches
 

@@ -46,6 +46,18 @@ def test_it_tells_what_a_training_would_be_and_trains_nothing(
     assert sizes["weights"] == 4 * sizes["parameters"] and sizes["activations"] > 0
 
 
+def test_it_looks_at_the_stage_that_init_would_begin_with(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main_ends(["train", *line(shards, tmp_path / "first", "validation_rows=0", "training.max_steps=1")[1:]])
+    sizes = []
+    for keys in (["--config", "semantic/tiny"], [f"init={tmp_path / 'first'}"], ["stage.transformer.layers=1"]):
+        capsys.readouterr()
+        main_ends(["doctor", "semantic", *keys, f"shards={shards}", f"run={tmp_path / 'run'}", "budget=256", "--json"])
+        sizes.append(json.loads(capsys.readouterr().out)["training"]["memory"]["parameters"])
+    assert sizes[0] == sizes[1] < sizes[2]
+
+
 def main_ends(arguments: list[str], code: int = 0) -> None:
     try:
         main(arguments)
@@ -119,5 +131,5 @@ def test_two_ranks_agree_and_disagree(shards: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_does_not_come_is_named() -> None:
-    ((_, error, code),) = both(["doctor", "--patience", "3"], absent=True)
+    ((_, error, code),) = both(["doctor", "--timeout", "3"], absent=True)
     assert code == 75 and "still missing: rank 1 of 2" in error

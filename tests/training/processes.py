@@ -19,7 +19,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "fine": {"transformer": {**SMALL["transformer"], "causal": False}},
 }
 """small, and without dropout: what two ranks learn is what one learns with their micro-batches"""
-TRAINING = {"learning_rate": 0.01, "warmup_steps": 1, "log_every": 1, "threads": 1, "device": "cpu", "patience": 60}
+TRAINING = {"learning_rate": 0.01, "warmup_steps": 1, "log_every": 1, "threads": 1, "device": "cpu", "timeout": 60}
 
 
 def job(stage: str, run: Path, shards: Path, *, resume: bool = False, **training: Any) -> Job:
@@ -75,7 +75,7 @@ def main() -> None:
 
     jobs = json.loads(Path(sys.argv[1]).read_text())
     try:
-        with ranks("cpu", jobs[0]["tree"]["training"]["patience"], even_alone=True):  # one group for all of them
+        with ranks("cpu", jobs[0]["tree"]["training"]["timeout"], even_alone=True):  # one group for all of them
             for each in jobs:
                 train_stage(**each)
     except ConnectionError as error:

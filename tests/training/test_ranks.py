@@ -103,7 +103,7 @@ def test_a_killed_rank_is_named_by_the_other(shards: Path, tmp_path: Path) -> No
 
 
 def test_a_rank_that_never_came_is_named(shards: Path, tmp_path: Path) -> None:
-    lone = processes.start([processes.job("semantic", tmp_path / "run", shards, patience=2)], tmp_path, 3)
+    lone = processes.start([processes.job("semantic", tmp_path / "run", shards, timeout=2)], tmp_path, 3)
     lone[2].kill()
     (zero, said), (one, _), _ = processes.finish(lone, 60)
     assert zero == one == 75 and "after 2 s still missing: rank 2 of 3" in said

@@ -10,7 +10,7 @@ Reads the line and prints; the questions stand in training/preflight.py and stag
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,52 +18,54 @@ from triptych.cli.options import Config, Json, Overrides
 from triptych.cli.paths import find_config
 from triptych.cli.progress import log, result, result_json
 
-Patience = Annotated[float, typer.Option("--patience", metavar="SECONDS", help="How long a rank is waited for.")]
+if TYPE_CHECKING:
+    from triptych.stages.initial import Beginning
+
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long a rank is waited for.")]
 
 app = typer.Typer(help="Say what is wrong before step 1: machine, ranks, data, memory.", no_args_is_help=False)
 
 
 @app.callback(invoke_without_command=True)
-def doctor(context: typer.Context, patience: Patience = 60.0, as_json: Json = False) -> None:
+def doctor(context: typer.Context, timeout: Timeout = 60.0, as_json: Json = False) -> None:
     """Look at this machine, or at all ranks of a launcher.
 
     Versions and driver, ranks and devices, the speed of an all-reduce. With a stage and the rest of the line that would
     train it also its shards, its run folder, and its memory. A rank that does not come is named.
     """
     if context.invoked_subcommand is None:
-        examine(None, None, patience, as_json)
+        examine(None, None, None, timeout, as_json)
 
 
 def _verb(stage: str) -> None:
     @app.command(stage, help=f"Also the line that would train the {stage} stage.")
     def examine_stage(
-        overrides: Overrides = None, config: Config = None, patience: Patience = 60.0, as_json: Json = False
+        overrides: Overrides = None, config: Config = None, timeout: Timeout = 60.0, as_json: Json = False
     ) -> None:
-        from triptych.stages.training import stage_config_class
-        from triptych.training.config import build, load_tree
+        from triptych.stages.training import run_config
+        from triptych.training.config import load_tree
 
-        tree = load_tree(find_config(config), overrides or [])
-        examine(stage, build(stage_config_class(stage), tree, f"doctor {stage}"), patience, as_json)
+        examine(stage, *run_config(stage, load_tree(find_config(config), overrides or [])), timeout, as_json)
 
 
 for _stage in ("semantic", "coarse", "fine"):
     _verb(_stage)
 
 
-def examine(stage: str | None, config: Any, patience: float, as_json: bool) -> None:
+def examine(stage: str | None, config: Any, start: "Beginning | None", timeout: float, as_json: bool) -> None:
     """Asks everything, prints it on the first rank, and ends with exit code 1 where something is wrong."""
     from triptych.training.distributed import rank, ranks
 
     device = config.training.device if config is not None else "auto"
-    with ranks(device, patience):
-        found = questions(stage, config)
+    with ranks(device, timeout):
+        found = questions(stage, config, start)
         if rank() == 0:
             result_json(found) if as_json else report(found)
     if found["problems"]:
         raise typer.Exit(1)
 
 
-def questions(stage: str | None, config: Any) -> dict[str, Any]:
+def questions(stage: str | None, config: Any, start: "Beginning | None") -> dict[str, Any]:
     """All answers, the same on every rank."""
     from dataclasses import asdict
 
@@ -90,7 +92,7 @@ def questions(stage: str | None, config: Any) -> dict[str, Any]:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             with_parent = folder if folder.exists() else existing_parent(folder)
             problems += preflight.shared_folder(with_parent)
-        plan = look_ahead(stage, config)
+        plan = look_ahead(stage, config, start)
         problems += plan.problems
         found |= {"training": asdict(plan), "memory_total": plan.memory.total}
     return found | {"problems": problems}

@@ -77,7 +77,7 @@ class TrainingConfig:
     """steps between two checkpoints"""
     keep_last: int = 2
     """checkpoints kept, besides the best one by validation loss"""
-    patience: float = 600.0
+    timeout: float = 600.0
     """seconds that a rank waits for the others before it names who is missing and ends"""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     """ZeRO"""

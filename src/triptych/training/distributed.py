@@ -20,19 +20,19 @@ from torch import distributed as torch_distributed
 
 from triptych.training.roll_call import ANSWER, RankLost, RollCall, is_of_collective, open_store
 
-PATIENCE = 600.0
+TIMEOUT = 600.0
 """seconds that a rank waits for the others"""
 _roll_call: list[RollCall] = []
 """of this process, while it trains with others"""
 
 
 @contextmanager
-def ranks(device: str, patience: float = PATIENCE, *, even_alone: bool = False) -> Iterator[None]:
+def ranks(device: str, timeout: float = TIMEOUT, *, even_alone: bool = False) -> Iterator[None]:
     """Joins the processes that torchrun (or anything that sets the same variables) started, and leaves them after.
 
     Args:
         device: as in `TrainingConfig.device`; nccl on cuda, where each process takes its own one, gloo elsewhere.
-        patience: seconds that a rank waits for the others.
+        timeout: seconds that a rank waits for the others.
         even_alone: one process is a group of its own, as DeepSpeed wants it.
     Raises:
         RankLost: a rank did not come, or is gone; the line names it.
@@ -46,15 +46,15 @@ def ranks(device: str, patience: float = PATIENCE, *, even_alone: bool = False) 
     on_cuda = torch.cuda.is_available() and not device.startswith("cpu")
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, me, everyone = open_store(patience), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    call = RollCall(store, me, everyone, patience)
+    store, me, everyone = open_store(timeout), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    call = RollCall(store, me, everyone, timeout)
     call.everyone()
     torch_distributed.init_process_group(
         "nccl" if on_cuda else "gloo",
         store=store,
         rank=me,
         world_size=everyone,
-        timeout=timedelta(seconds=patience + 10 * ANSWER),  # the roll call speaks first
+        timeout=timedelta(seconds=timeout + 10 * ANSWER),  # the roll call speaks first
     )
     _roll_call.append(call.start())
     try:

@@ -2,7 +2,7 @@
 
     a 1 s beat, by a thread of each rank     present/3 = {"host": "node-2", "pid": 411, "beat": 57, "at": "step 812"}
 
-A rank whose collective fails, or that stands still for `patience` seconds, asks the store who is there: a beat that
+A rank whose collective fails, or that stands still for `timeout` seconds, asks the store who is there: a beat that
 stands still is a process or host that is gone; one that goes on at an earlier step is a rank that hangs. It says so in
 one line and ends, whatever library the wait is in. Knows no model and no backend.
 """
@@ -32,7 +32,7 @@ class RankLost(ConnectionError):
     """Another rank is gone or hangs. The message is one line for the user."""
 
 
-def open_store(patience: float) -> Store:
+def open_store(timeout: float) -> Store:
     """The store that the launcher's variables name; rank 0 serves it, unless torchrun's agent does.
 
     Raises:
@@ -45,10 +45,10 @@ def open_store(patience: float) -> Store:
         raise ValueError(f"WORLD_SIZE is set, but {missing} is not: start with torchrun, deepspeed or srun") from None
     serves = os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store = TCPStore(host, port, None, serves, timedelta(seconds=patience), wait_for_workers=False)
+        store = TCPStore(host, port, None, serves, timedelta(seconds=timeout), wait_for_workers=False)
     except (DistError, RuntimeError) as error:
         raise RankLost(
-            f"rank {os.environ['RANK']}: nobody answers at {host}:{port} (MASTER_ADDR, MASTER_PORT), {patience:g} s: "
+            f"rank {os.environ['RANK']}: nobody answers at {host}:{port} (MASTER_ADDR, MASTER_PORT), {timeout:g} s: "
             f"is rank 0 running, and may this host reach it? ({str(error).splitlines()[0][:120]})"
         ) from None
     return PrefixStore(f"triptych-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -58,14 +58,14 @@ class RollCall:
     """This rank's entry in the store, and its sight of the others.
 
     Args:
-        patience: seconds without a step after which `end` is called with a line that names who is missing.
+        timeout: seconds without a step after which `end` is called with a line that names who is missing.
     """
 
     def __init__(
-        self, store: Store, rank: int, world: int, patience: float, end: Callable[[str], None] | None = None
+        self, store: Store, rank: int, world: int, timeout: float, end: Callable[[str], None] | None = None
     ) -> None:
         self.store: Any = store
-        self.rank, self.world, self.patience = rank, world, patience
+        self.rank, self.world, self.timeout = rank, world, timeout
         self._end = end or self._leave
         self._mine: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "beat": 0, "at": "the start"}
         self._moved = time.monotonic()
@@ -77,17 +77,17 @@ class RollCall:
         """Signs, and returns once all ranks have.
 
         Raises:
-            RankLost: some have not within `patience` seconds; it names them.
+            RankLost: some have not within `timeout` seconds; it names them.
         """
         began, missing = time.monotonic(), list(range(self.world))
         try:
             self._sign(self.store)
             while missing:
                 missing = [other for other in missing if not self.store.check([f"present/{other}"])]
-                if missing and time.monotonic() - began > self.patience:
+                if missing and time.monotonic() - began > self.timeout:
                     there = sorted({self._read(r)["host"] for r in range(self.world) if r not in missing})
                     raise RankLost(
-                        f"rank {self.rank}: after {self.patience:g} s still missing: {_ranks(missing)} of "
+                        f"rank {self.rank}: after {self.timeout:g} s still missing: {_ranks(missing)} of "
                         f"{self.world}; the others are on {', '.join(there)}"
                     )
                 if missing:
@@ -160,10 +160,10 @@ class RollCall:
                     self._sign(store)
                 except (DistError, RuntimeError):
                     store_lives = False
-            if time.monotonic() - self._moved > self.patience:
+            if time.monotonic() - self._moved > self.timeout:
                 line = self.missing()
                 if not self._done.is_set():
-                    self._end(f"{line}; gave up after {self.patience:g} s without a step (training.patience)")
+                    self._end(f"{line}; gave up after {self.timeout:g} s without a step (training.timeout)")
                 return
 
     def _leave(self, line: str) -> None:
