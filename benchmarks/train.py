@@ -45,8 +45,9 @@ from triptych.stages.three import STAGES, make_stage
 from triptych.stages.training import batches_of, stage_config_class
 from triptych.tokenizers.spec import TimeGrid, TokenizerSpec
 from triptych.training.config import TrainingConfig, build, load_tree
-from triptych.training.loop import autocast, compile_parts
+from triptych.training.loop import compile_parts
 from triptych.training.optimiser import make_optimizer
+from triptych.training.step import autocast
 
 BUSY_LOAD = 0.5
 WANTED = {"fp32": 1.1, "bf16": 1.2}

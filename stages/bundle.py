@@ -25,8 +25,8 @@ from triptych.stages.three import STAGES, AnyStage, read_stage, read_state
 from triptych.stages.weights import PRECISIONS, Precision, write_weights
 from triptych.tokenizers.spec import TimeGrid, TokenizerSpec, check_same
 from triptych.tokenizers.trio import Tokenizers
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.files import atomic_folder, file_digest, read_json, write_json
-from triptych.training.run import find_checkpoint
 
 FORMAT = 1
 SHORTEST_VOICE = 0.5

@@ -20,7 +20,7 @@ from triptych.stages.bundle import check_stage
 from triptych.stages.cascade import find_bundle
 from triptych.stages.text_model import TextModel, is_text_model
 from triptych.stages.three import read_stage, read_state
-from triptych.training.run import find_checkpoint
+from triptych.training.checkpoint import find_checkpoint
 
 
 class Beginning(Protocol):

@@ -16,8 +16,9 @@ from triptych.stages.training import Ready, make_ready
 from triptych.training.dealing import Dealing
 from triptych.training.distributed import world
 from triptych.training.files import fingerprint_of
-from triptych.training.loop import autocast, recompute_layers
+from triptych.training.loop import recompute_layers
 from triptych.training.preflight import Memory, ask, disjoint, equal, memory, resumable, saved_bytes
+from triptych.training.step import autocast
 
 STEPS = 20
 """first steps whose deal is compared"""

@@ -28,11 +28,13 @@ from triptych.stages.semantic.sequence import SemanticConfig
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Batch, Specs, Stage
 from triptych.stages.three import AnyStage, make_stage, read_stage, record_of
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import STRICT, TrainingConfig, build
 from triptych.training.dealing import Dealing
 from triptych.training.distributed import rank, ranks, reached, sum_metrics, world
-from triptych.training.loop import add_metric, pick_device, train
-from triptych.training.run import RunFolder, find_checkpoint
+from triptych.training.loop import pick_device, train
+from triptych.training.run import RunFolder
+from triptych.training.step import add_metric
 from triptych.training.zero import whole
 
 

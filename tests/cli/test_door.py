@@ -22,7 +22,7 @@ def leave(monkeypatch: pytest.MonkeyPatch, error: Exception, code: int = 1) -> N
 
 
 def test_the_users_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from triptych.training.loop import TrainingError
+    from triptych.training.step import TrainingError
 
     for error in (
         ValueError("a\n  b"),

@@ -18,8 +18,8 @@ from triptych.stages.initial import laid_over
 from triptych.stages.speech import Speech
 from triptych.stages.three import load_stage, read_stage, read_state
 from triptych.stages.training import train_stage
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.files import read_json
-from triptych.training.run import find_checkpoint
 
 STARTER = Path(str(files("triptych"))) / "starter"
 TINY = {"transformer": {"dim": 32, "layers": 1, "heads": 2}}

@@ -14,8 +14,9 @@ from triptych.stages.semantic.sequence import SemanticConfig, SemanticStage
 from triptych.stages.span import PromptConfig
 from triptych.stages.training import RunConfig, batches_of
 from triptych.training.config import TrainingConfig
-from triptych.training.loop import TrainingError, TrainingStopped, train
+from triptych.training.loop import TrainingStopped, train
 from triptych.training.run import RunFolder
+from triptych.training.step import TrainingError
 
 PROMPT = PromptConfig(share=0.5, seconds=(0.2, 0.6), max_seconds=4.0)
 CONFIG = RunConfig(

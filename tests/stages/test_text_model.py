@@ -35,7 +35,7 @@ from triptych.stages.three import load_stage, record_of
 from triptych.stages.training import train_stage
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.text.model_text import ModelText
-from triptych.training.run import find_checkpoint
+from triptych.training.checkpoint import find_checkpoint
 
 TEXTS = ["good morning", "how are you today", "the sea is calm this evening", "she sells shells by the sea"]
 SHAPE = {

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig, build, load_tree
-from triptych.training.loop import TrainingError, TrainingStopped, learning_rate, train
-from triptych.training.run import RunFolder, find_checkpoint
+from triptych.training.loop import TrainingStopped, learning_rate, train
+from triptych.training.run import RunFolder
+from triptych.training.step import TrainingError
 
 CONFIG = TrainingConfig(
     max_steps=8, warmup_steps=2, log_every=1, validate_every=4, checkpoint_every=3, accumulation=2, threads=1

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.dealing import Dealing
-from triptych.training.run import find_checkpoint
 
 
 def beside(name: str) -> Any:

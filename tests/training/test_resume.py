@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 import triptych
-from triptych.training import files, run
+from triptych.training import checkpoint, files
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
-from triptych.training.loop import TrainingError, train
-from triptych.training.run import RunFolder, find_checkpoint
+from triptych.training.loop import train
+from triptych.training.run import RunFolder
+from triptych.training.step import TrainingError
 
 CONFIG = TrainingConfig(
     max_steps=8,
@@ -93,8 +95,8 @@ def check_same(folder, whole_folder, model, whole):
 def at_write_point(number: int, act):
     """Calls `act` at the write point `number` (from 0) of the saving at step 6; yields a list of the points passed."""
     points = [
-        (run, "save_model"),
-        (run, "save_file"),
+        (checkpoint, "save_model"),
+        (checkpoint, "save_file"),
         (files.os, "fsync"),
         (files.os, "replace"),
         (Path, "write_text"),

@@ -161,8 +161,8 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
+    from triptych.training.checkpoint import find_checkpoint
     from triptych.training.files import read_json
-    from triptych.training.run import find_checkpoint
 
     folder = find_checkpoint(path)
     record = read_json(folder / "stage.json")

@@ -12,8 +12,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.distributed import rank, world
-from triptych.training.run import find_checkpoint
 
 
 @dataclass(frozen=True)

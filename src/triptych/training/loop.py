@@ -20,7 +20,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -29,27 +29,21 @@ import torch
 from torch import Tensor, nn
 
 from triptych.training.average import Average
+from triptych.training.checkpoint import average_of, find_checkpoint, prune_checkpoints, restore, write_checkpoint
+from triptych.training.clock import Clock
 from triptych.training.config import TrainingConfig
 from triptych.training.dealing import Dealing
 from triptych.training.distributed import (
     collective_device,
     rank,
     reached,
-    sum_metrics,
     sum_over_ranks,
     take_from_first,
     world,
 )
-from triptych.training.guard import blame, blame_gradients
-from triptych.training.optimiser import Learner, follow, learners_of, learning_rate, make_optimizer
-from triptych.training.run import (
-    RunFolder,
-    average_of,
-    find_checkpoint,
-    prune_checkpoints,
-    restore,
-    write_checkpoint,
-)
+from triptych.training.optimiser import learners_of, learning_rate, make_optimizer
+from triptych.training.run import RunFolder
+from triptych.training.step import TrainingError, autocast, take_step
 from triptych.training.zero import ZeroEngine
 
 Batches = Callable[[int], Sequence[Any]]
@@ -72,10 +66,6 @@ class TrainingStopped(RuntimeError):
     """A signal asked for the end; a checkpoint was written. The message is one line for the user."""
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last good checkpoint is kept. The message is one line for the user."""
-
-
 def pick_device(name: str) -> torch.device:
     """The device that a config means, with its number: a reading thread would else send batches to the first one."""
     if name == "auto":
@@ -83,10 +73,6 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("training.device=cuda: torch sees no such device here; say cpu, or install a CUDA torch")
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-
-
-def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bf16")
 
 
 def train(
@@ -139,7 +125,7 @@ def train(
     if config.compile:
         compile_parts(model)
     model.train()
-    clock, stopping = _Clock(), False
+    clock, stopping = Clock(), False
     with _StopSignal() as stop, ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(batches, step + 1)
         while step < config.max_steps:
@@ -150,7 +136,7 @@ def train(
             clock.waited += time.monotonic() - waited
             if step < config.max_steps:
                 ahead = reader.submit(batches, step + 1)
-            metrics = _step(model, learners, optimizers, micro_batches, config, device, step, zero)
+            metrics = take_step(model, learners, optimizers, micro_batches, config, device, step, zero)
             if average:
                 average.update(step)
             clock.add(metrics)
@@ -185,59 +171,6 @@ def compile_parts(model: nn.Module) -> None:
     for part in model.modules():
         if hasattr(part, "compile_parts"):
             part.compile_parts()  # type: ignore[operator]
-
-
-def _step(
-    model: nn.Module,
-    learners: Sequence[Learner],
-    optimizers: Sequence[torch.optim.Optimizer],
-    micro_batches: Sequence[Any],
-    config: TrainingConfig,
-    device: torch.device,
-    step: int,
-    zero: ZeroEngine | None = None,
-) -> dict[str, float]:
-    torch.manual_seed(config.seed * 1_000_003 + step)
-    sums: dict[str, float] = {}
-    weights: dict[str, float] = {}
-    total, losses = 0.0, []
-    for micro_batch in micro_batches:
-        with autocast(device, config.dtype):
-            loss, metrics = model.loss(micro_batch)  # type: ignore[operator]
-        weight = float(metrics.get("targets", 1.0))
-        if zero:
-            zero.backward(loss * weight)
-        else:
-            (loss * weight).backward()
-        total += weight
-        losses.append(float(loss.detach()))
-        for name, value in {"loss": loss.detach(), **metrics}.items():
-            add_metric(sums, weights, name, float(value), weight)
-    total = float(sum_over_ranks(torch.tensor(total, dtype=torch.float64, device=collective_device())))
-    averaged = sum_metrics(sums, weights) | {"targets": total}
-    if not math.isfinite(averaged["loss"]):
-        raise TrainingError(blame(step, losses, micro_batches))
-    if zero:
-        norm = zero.step(step, total)
-        if norm is not None and not math.isfinite(norm):
-            raise TrainingError(blame_gradients(step, norm, micro_batches))
-        return averaged if norm is None else averaged | {"gradient_norm": norm}
-    for learner, optimizer in zip(learners, optimizers, strict=True):
-        try:
-            norm = follow(learner, optimizer, total, step)
-        except FloatingPointError as error:
-            raise TrainingError(blame_gradients(step, error.args[0], micro_batches)) from None
-        if norm is not None:
-            averaged["_".join(filter(None, ("gradient_norm", learner.name)))] = norm
-    return averaged
-
-
-def add_metric(sums: dict[str, float], weights: dict[str, float], name: str, value: float, weight: float) -> None:
-    """Adds to a weighted mean. A metric without a value in this micro-batch is not a number, and does not count: so all
-    ranks have the same names."""
-    counts = name == "loss" or not math.isnan(value)
-    sums[name] = sums.get(name, 0.0) + (value * weight if counts else 0.0)
-    weights[name] = weights.get(name, 0.0) + (weight if counts else 0.0)
 
 
 def recompute_layers(model: nn.Module, asked: bool) -> None:
@@ -304,33 +237,6 @@ def _best_so_far(run: Path) -> float:
         if row["kind"] == "validation":
             losses.append(row["loss"])
     return min(losses)
-
-
-class _Clock:
-    """Means of the metrics since the last line, and rates."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.began, self.waited, self.count = time.monotonic(), 0.0, 0
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}  # a metric need not be there at every step
-
-    def add(self, metrics: Mapping[str, float]) -> None:
-        self.count += 1
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def read(self, rate: float) -> dict[str, float]:
-        seconds = max(1e-9, time.monotonic() - self.began)
-        values = {name: value / self.counts[name] for name, value in self.sums.items()}
-        values |= {"learning_rate": rate, "seconds_per_step": seconds / max(1, self.count)}
-        values["loader_wait_share"] = self.waited / seconds
-        values["targets_per_second"] = self.sums.get("targets", 0.0) / seconds
-        self.restart()
-        return values
 
 
 class _StopSignal:

@@ -19,9 +19,9 @@ from torch import distributed as torch_distributed
 from torch import nn
 
 import triptych
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
 from triptych.training.distributed import collective_device, rank, reached, wait_for_all, world
-from triptych.training.run import find_checkpoint
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "deepspeed")
 

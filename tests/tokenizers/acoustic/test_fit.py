@@ -13,9 +13,9 @@ from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic
 from triptych.tokenizers.acoustic.mel import side_by_side
 from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
 from triptych.tokenizers.acoustic.trainee import CodecTrainee
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig, build
 from triptych.training.loop import TrainingStopped
-from triptych.training.run import find_checkpoint
 
 torch.set_num_threads(1)
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")

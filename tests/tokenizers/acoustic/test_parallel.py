@@ -17,11 +17,12 @@ from torch import nn
 
 from triptych.tokenizers.acoustic.balancer import Balancer
 from triptych.tokenizers.acoustic.quantizer import TrainableQuantizer
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
 from triptych.training.distributed import rank, ranks, world
 from triptych.training.loop import TrainingStopped, train
 from triptych.training.optimiser import Learner
-from triptych.training.run import RunFolder, find_checkpoint
+from triptych.training.run import RunFolder
 
 torch.set_num_threads(1)
 CONFIG = TrainingConfig(max_steps=6, warmup_steps=1, learning_rate=0.01, log_every=1, threads=1, checkpoint_every=100)

@@ -25,9 +25,9 @@ from triptych.tokenizers.semantic.inputs import FrontEnd
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, span_mask
+from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
 from triptych.training.files import read_json
-from triptych.training.run import find_checkpoint
 
 WITHOUT_CTC = LossWeights(visible=0.1, ctc=0.0, ctc_layer=None, ctc_steps=1)
 FAMILIES = ["wav2vec2-bert", "wavlm", "hubert"]
