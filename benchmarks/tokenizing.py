@@ -6,7 +6,8 @@
 
     plain     read, resample, level, encode: one clip at a time, whole, through the same models of transformers, with
               all cores for each operation
-    fp32      `triptych tokenize workers=2`; its tokens must be the plain loop's
+    fp32      `triptych tokenize workers=2`; its tokens must be those of the plain loop with one thread, as a worker has
+              it; how many change in the plain loop itself with all cores is said beside
     bf16      the same with tokenizers whose arithmetic is bf16; the share of tokens that change is said
 
 Seconds of sound a second of work, medians over the rounds; start and loading of models are left out on both sides.
@@ -77,11 +78,12 @@ def compare(clips: list[Recording], folder: Path, rounds: int, cores: int, scrat
     plain_loop(loaded, clips[:2], cores)  # first calls choose kernels
     speeds: dict[str, list[float]] = {"plain": [], "fp32": [], "bf16": []}
     waits: list[float] = []
+    wanted = plain_loop(loaded, clips, 1)
+    seconds = sum(codes.shape[1] for _, codes in wanted.values()) / float(loaded.grid.acoustic_rate)
     found: dict[str, Found] = {}
     for number in range(rounds):
         began = time.perf_counter()
         found["plain"] = plain_loop(loaded, clips, cores)
-        seconds = sum(codes.shape[1] for _, codes in found["plain"].values()) / float(loaded.grid.acoustic_rate)
         speeds["plain"].append(seconds / (time.perf_counter() - began))
         for kind, tokenizers in folders.items():
             output = scratch / f"{kind}-{number}"
@@ -91,7 +93,7 @@ def compare(clips: list[Recording], folder: Path, rounds: int, cores: int, scrat
             waits.append(summary.waited_share)
             found[kind] = read(output)
     medians = {kind: statistics.median(values) for kind, values in speeds.items()}
-    identical = {kind: changed(found["plain"], found[kind]) for kind in folders}
+    identical = {kind: changed(wanted, found[kind]) for kind in ("plain", *folders)}
     ratios = {kind: medians[kind] / medians["plain"] for kind in folders}
     return {
         "clips": len(clips),
@@ -109,9 +111,9 @@ def compare(clips: list[Recording], folder: Path, rounds: int, cores: int, scrat
     }
 
 
-def plain_loop(tokenizers: Tokenizers, clips: list[Recording], cores: int) -> Found:
+def plain_loop(tokenizers: Tokenizers, clips: list[Recording], threads: int) -> Found:
     """What a person would write with transformers, soundfile, soxr and pyloudnorm."""
-    torch.set_num_threads(cores)  # whatever was measured before
+    torch.set_num_threads(threads)  # whatever was measured before
     found: Found = {}
     spec, grid = tokenizers.waveform, tokenizers.grid
     for clip in clips:

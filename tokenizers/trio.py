@@ -13,6 +13,7 @@ Knows no manifest and no language model.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,6 +130,14 @@ class Tokenizers:
         """By kind; no `text` where there is none."""
         parts = (self.text, self.semantic, self.acoustic)
         return {part.spec.kind: part.spec for part in parts if part is not None}
+
+    def wake(self) -> None:
+        """Reads what the first recording would have to wait for, a second: the lexicon, the filters of loudness."""
+        beats = 10 * int(self.grid.beat * self.waveform.sample_rate)
+        self.prepare(np.random.default_rng(0).standard_normal(beats, dtype=np.float32), self.waveform.sample_rate)
+        if self.text is not None:
+            with suppress(ValueError):  # a language without this letter
+                self.text.encode("a")
 
     def prepare(self, waveform: Waveform, sample_rate: int, name: str = "the recording") -> Prepared:
         """Prepares a mono waveform [N] of any rate.

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from triptych.corpus.manifest import Recording, write_manifest
 from triptych.corpus.reading import jobs_of
 from triptych.corpus.shard_plan import Entry, ManifestIndex, Share, begin, missing_shards, plan_of
 from triptych.corpus.shard_records import complete
 from triptych.corpus.shards import ShardConfig, ShardSet, make_shards, verify, write_shards
+from triptych.corpus.workers import deal
 from triptych.tokenizers.spec import WaveformSpec
 from triptych.tokenizers.trio import Tokenizers
 from triptych.training import files
@@ -167,13 +170,13 @@ def test_what_does_not_belong_together_is_refused(
 ) -> None:
     write_shards(manifest, one_pair, tmp_path / "t", SMALL, stop_at=0.0)
     other = dataclasses.replace(one_pair, waveform=WaveformSpec(24000, -20.0, None))
-    for given, config, what in (
+    for tokenizers, config, what in (
         (one_pair, dataclasses.replace(SMALL, rows_per_shard=4), "other rows_per_shard 3, not 4"),
         (one_pair, dataclasses.replace(SMALL, batch_seconds=2.0), r"other batch_seconds 1\.0, not 2\.0"),
         (other, SMALL, "other waveform"),
     ):
         with pytest.raises(ValueError, match=what):
-            write_shards(manifest, given, tmp_path / "t", config)
+            write_shards(manifest, tokenizers, tmp_path / "t", config)
     write_shards(manifest, other, tmp_path / "o", SMALL)
     for path in (tmp_path / "o").glob("shard-00001.*"):
         (tmp_path / "t" / path.name).write_bytes(path.read_bytes())
@@ -208,6 +211,21 @@ def test_batches_hold_every_row_once_within_the_budget(recordings: list[Recordin
     assert all(len(job.rows) * max(e.recording.seconds for e in job.entries if e.recording) <= 2.0 for job in jobs[:-1])
     assert [job.last for job in jobs] == [False] * (len(jobs) - 1) + [True]
     assert len(jobs_of(0, entries[:3], 0.1)) == 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(seconds=st.lists(st.floats(0.5, 40), min_size=1, max_size=24), workers=st.integers(1, 5))
+def test_workers_get_every_shard_once_and_as_much_sound(seconds: list[float], workers: int) -> None:
+    class Index:
+        def entries(self, k: int) -> list[Entry]:
+            return [Entry("broken", None, "no recording"), Entry("a", Recording("a", Path("a.wav"), seconds[k]))]
+
+    index: Any = Index()
+    dealt = deal(index, range(len(seconds)), workers)
+    assert len(dealt) == workers and sorted(k for mine in dealt for k in mine) == list(range(len(seconds)))
+    assert all(mine == sorted(mine) for mine in dealt)
+    loads = [sum(seconds[k] for k in mine) for mine in dealt]
+    assert max(loads) - min(loads) <= max(seconds) + 1e-6
 
 
 def test_shares_are_read_from_the_environment() -> None:

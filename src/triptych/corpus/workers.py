@@ -1,8 +1,8 @@
 """One command, as one process or as several on this machine, alone or beside others that were started alike.
 
     triptych tokenize … workers=2                      this process: plan, progress, shards.json
-      ├─ worker 0: tokenizers, readers                 shards 0, 2, 4, … of this process's share
-      └─ worker 1: tokenizers, readers                 shards 1, 3, 5, …
+      ├─ worker 0: tokenizers, readers                 half of the sound of this process's share
+      └─ worker 1: tokenizers, readers                 the other half, in whole shards
     RANK=1 WORLD_SIZE=4 triptych tokenize …            the share of process 1 of 4
 
 A worker ends when the process that started it does. Knows no shard file.
@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from triptych.corpus.shard_plan import ManifestIndex, Share, begin, plan_of
 from triptych.corpus.shard_records import Summary, Work, complete
 from triptych.corpus.shards import Progress, ShardConfig, make_shards
 from triptych.tokenizers.trio import Tokenizers
+from triptych.training.memory import keep_freed_memory
 
 
 def tokenize(
@@ -47,8 +49,23 @@ def tokenize(
         work = make_shards(index, shards, loaded, folder, plan, config, progress, stop_at)
     else:
         del loaded  # each worker has its own
-        work = run_workers((index, shards, tokenizers, folder, plan, config, stop_at), config.workers, progress)
+        work = run_workers(
+            deal(index, shards, config.workers), (index, tokenizers, folder, plan, config, stop_at), progress
+        )
     return complete(folder, config.max_rejected, work)
+
+
+def deal(index: ManifestIndex, shards: Sequence[int], workers: int) -> list[list[int]]:
+    """The shards of each worker, in order, with about as much sound for one as for another: follows from the manifest.
+
+    The longest shard goes first, each to whoever has least (Graham 1969).
+    """
+    seconds = {k: sum(entry.recording.seconds for entry in index.entries(k) if entry.recording) for k in shards}
+    dealt = [(0.0, number, list[int]()) for number in range(workers)]
+    for k in sorted(shards, key=lambda k: (-seconds[k], k)):
+        least, number, mine = heappop(dealt)
+        heappush(dealt, (least + seconds[k], number, [*mine, k]))
+    return [sorted(mine) for _, _, mine in sorted(dealt, key=lambda one: one[1])]
 
 
 def load(tokenizers: Path, config: ShardConfig, worker: int) -> Tokenizers:
@@ -68,20 +85,24 @@ def load(tokenizers: Path, config: ShardConfig, worker: int) -> Tokenizers:
         device = f"cuda:{(local_rank * config.workers + worker) % torch.cuda.device_count()}"
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would give other tokens
     on_cpu = device == "cpu"  # which is no faster with several clips at once
-    return Tokenizers.load(tokenizers, device=device, batch_seconds=0.0 if on_cpu else config.batch_seconds)
+    if on_cpu:
+        keep_freed_memory()
+    loaded = Tokenizers.load(tokenizers, device=device, batch_seconds=0.0 if on_cpu else config.batch_seconds)
+    loaded.wake()
+    return loaded
 
 
-def run_workers(given: tuple[Any, ...], workers: int, progress: Progress | None) -> Work:
-    """Starts the workers and follows them to their end; the first that fails ends all.
+def run_workers(dealt: Sequence[Sequence[int]], given: tuple[Any, ...], progress: Progress | None) -> Work:
+    """Starts a worker for each part of `dealt`, and follows them to their end; the first that fails ends all.
 
     Raises:
         ValueError: what the worker said, or that it was killed.
     """
     spawn = get_context("spawn")
     processes, ends = [], []
-    for number in range(workers):
+    for number, mine in enumerate(dealt):
         ours, theirs = spawn.Pipe(duplex=False)
-        process = spawn.Process(target=worker_main, args=(number, workers, theirs, *given), daemon=True)
+        process = spawn.Process(target=worker_main, args=(number, theirs, mine, *given), daemon=True)
         process.start()
         theirs.close()  # so that its death is seen here as the end of what it says
         processes.append(process)
@@ -125,24 +146,22 @@ def follow(ends: Sequence[connection.Connection], processes: Sequence[Any], prog
 
 def worker_main(
     number: int,
-    workers: int,
     end: connection.Connection,
-    index: ManifestIndex,
     shards: Sequence[int],
+    index: ManifestIndex,
     tokenizers: Path,
     folder: Path,
     plan: str,
     config: ShardConfig,
     stop_at: float | None,
 ) -> None:
-    """One worker: every `workers`-th shard of `shards`; says (rows, total) as it goes, at last its `Work`."""
+    """One worker: makes `shards`; says (rows, total) as it goes, at last its `Work`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, and ends its workers
     end_with_parent()
     try:
         loaded = load(tokenizers, config, number)
-        mine = shards[number::workers]
         work = make_shards(
-            index, mine, loaded, folder, plan, config, lambda rows, total: end.send((rows, total)), stop_at
+            index, shards, loaded, folder, plan, config, lambda rows, total: end.send((rows, total)), stop_at
         )
         end.send(work)
     except (ValueError, OSError) as error:

@@ -41,6 +41,7 @@ from triptych.training.distributed import (
     take_from_first,
     world,
 )
+from triptych.training.memory import keep_freed_memory
 from triptych.training.optimiser import learners_of, learning_rate, make_optimizer
 from triptych.training.run import RunFolder
 from triptych.training.step import TrainingError, autocast, take_step
@@ -102,6 +103,8 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     model.to(device)
     learners = learners_of(model, config)
     dealt_out = config.deepspeed.zero is not None
