@@ -7,14 +7,14 @@
                vocabulary, no padding; first that both losses are equal
     lengths    the same with rows of real lengths: side by side here, padded and masked there; useful tokens a second
     stages     each stage as its config NAME/base says, on rows that it draws itself, of random tokens
-    audiolm    audiolm-pytorch's semantic transformer of the same width and depth, with --audiolm DIR: a folder made by
+    audiolm    audiolm-pytorch's semantic transformer of the same width and depth, after the other parts, with --audiolm
+               DIR (--part alone: nothing else): a folder made by
                pip install --no-deps --target DIR audiolm-pytorch beartype local-attention hyper-connections \\
                    gateloop-transformer rotary-embedding-torch
 
 Useful tokens are positions that belong to a row. FLOP/s count matrix products alone: of the language models what they
 must, with the causal half of attention; of the stages what torch's counter saw. Their share is of the matrix rate that
-this run measures. Nothing else may run: a busy machine is refused
-unless --busy says that figures do not matter.
+this run measures. Nothing else may run: a busy machine is refused unless --busy says that figures do not matter.
 """
 
 import argparse
@@ -70,7 +70,9 @@ Step = Callable[[], Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
-    parser.add_argument("--part", nargs="+", default=["llama", "lengths", "stages"])
+    parser.add_argument(
+        "--part", nargs="*", choices=["llama", "lengths", "stages"], default=["llama", "lengths", "stages"]
+    )
     for name, default in {"rounds": 5, "cores": 2, "dim": 768, "layers": 12, "heads": 12}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in {"vocabulary": 1107, "rows": 4, "steps": 512, "budget": 4096}.items():
@@ -281,10 +283,14 @@ class RandomShards:
         self._codes = [rng.integers(0, 1024, (8, n * self.grid.acoustic_per_beat)).astype(np.uint16) for n in beats]
         self._text = [rng.integers(0, 80, int(each * 14)).astype(np.uint16) for each in seconds]
         self.row = [RandomRow(f"clip{i}", f"voice{i % 4}") for i in range(clips)].__getitem__
+        self.speaker_of = np.arange(clips) % 4
         self.text, self.semantic, self.codes = (x.__getitem__ for x in (self._text, self._semantic, self._codes))
 
     def indices(self, split: str) -> Any:
         return np.arange(len(self._text))
+
+    def lengths(self, kind: str) -> Any:
+        return np.array([each.shape[-1] for each in {"text": self._text, "semantic": self._semantic}[kind]])
 
 
 def audiolm(bench: Bench, folder: Path) -> None:
