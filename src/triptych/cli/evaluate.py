@@ -73,7 +73,7 @@ def measure(bundle: str | None, data: Path, output: Path, overrides: list[str], 
     from triptych.stages.cascade import Cascade, find_bundle
     from triptych.training.config import build, load_tree
 
-    tree = lists(load_tree(find_config(config), overrides), ("sections",))
+    tree = lists(load_tree(find_config(config), overrides), ("sections", "codec_levels"))
     settings = build(EvaluateConfig, tree, "evaluate")
     names = chosen(settings.sections)
     folder = find_bundle(None if bundle in (None, STARTER) else bundle)
