@@ -120,8 +120,9 @@ browser = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(browser)
 needs_browser = pytest.mark.skipif(browser.find_browser() is None, reason="no chromium here: apt install chromium")
 
-SOUNDS = """Promise.all(Array.from(document.querySelectorAll("audio")).map(
-  a => a.error ? "error" : a.readyState ? a.duration : new Promise(done => { a.onloadedmetadata = () => done(a.duration); a.onerror = () => done("error"); })))"""
+SOUNDS = """Promise.all(Array.from(document.querySelectorAll("audio")).map(a =>
+  a.error ? "error" : a.readyState ? a.duration : new Promise(done => {
+    a.onloadedmetadata = () => done(a.duration); a.onerror = () => done("error"); })))"""
 PICTURES = "Array.from(document.images).map(i => i.complete ? i.naturalWidth : 0)"
 STARTER_REPORT = Path(__file__).parents[2] / "docs" / "starter-report"
 
