@@ -72,6 +72,10 @@ class Cascade:
         """Named voices, and what each says in its prompt."""
         return {name: voice.text or "" for name, voice in self._voices.items()}
 
+    def named_voice(self, name: str) -> Voice:
+        """The tokens of a voice of `voices`."""
+        return self._voices[name]
+
     def speak(
         self,
         text: str,

@@ -26,6 +26,7 @@ from triptych.cli import (
     corpus,
     demo,
     doctor,
+    evaluate,
     export,
     fit,
     inspect,
@@ -95,6 +96,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": speech.convert,
     "resynthesise": speech.resynthesise,
     "score": score.score,
+    "evaluate": evaluate.evaluate,
     "demo": demo.demo,
 }
 FITS: dict[str, Callable[..., None]] = {

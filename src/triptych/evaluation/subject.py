@@ -1,8 +1,9 @@
 """What is evaluated, and with what: the cascade, clips of a manifest, judges, settings, and where things are kept.
 
-    OUT/samples/…ogg      sounds that the page plays
-        made/…npz         tokens of what the cascade made; an evaluation that was killed does not make them again
-        parts/…wav        clips that are parts of longer files, cut out for the cascade
+    OUT/samples/…ogg          sounds that the page plays
+        cache/made/…npz       tokens of what the cascade made; an evaluation that was killed does not make them again
+        cache/parts/…wav      clips that are parts of longer files, cut out for the cascade
+        cache/judged.jsonl    what the judges said (judges.py)
 
 Knows no section and no page.
 """
@@ -59,10 +60,15 @@ class EvaluateConfig:
     """resemblyzer, or a folder or hub id of an x-vector model of transformers; none: no voice similarity"""
     naturalness: Literal["dnsmos", "none"] = "dnsmos"
     """a predictor of mean opinion scores"""
+    language_model: str = "none"
+    """a folder or a hub id of a causal language model of transformers, which reads what continuations say; none:
+    nobody does"""
     resamples: int = 2000
     """of the utterances, for the 95 % intervals"""
     seed: int = 0
     """of sampling and of resampling"""
+    sections: tuple[str, ...] = ()
+    """names of sections, such as codec,cost; empty: all that need not be asked for"""
     samples: int = 4
     """sounds a section that the page plays; 0: none"""
 
@@ -78,6 +84,11 @@ class Evaluation:
     folder: Path
     """the report's"""
     progress: Progress
+
+    @property
+    def cache(self) -> Path:
+        """What may be thrown away once the report is made."""
+        return self.folder / "cache"
 
     @cached_property
     def recordings(self) -> tuple[Recording, ...]:
@@ -110,6 +121,26 @@ class Evaluation:
         origin = recording.custom.get("origin")
         return f"{name}, {origin}" if isinstance(origin, str) and origin else name
 
+    def another(self, recording: Recording) -> Recording | None:
+        """Another recording of the same speaker, of any split, the next in the manifest; None where there is none."""
+        return self._next(recording, lambda other: other.speaker == recording.speaker) if recording.speaker else None
+
+    def stranger(self, recording: Recording) -> Recording | None:
+        """The next recording of another speaker; None where there is none."""
+        return self._next(recording, lambda other: other.speaker not in (None, recording.speaker))
+
+    def _next(self, recording: Recording, fits: Callable[[Recording], bool]) -> Recording | None:
+        place = self.recordings.index(recording)
+        turn = self.recordings[place + 1 :] + self.recordings[:place]
+        return next((r for r in turn if fits(r) and r.seconds <= self.settings.longest_seconds), None)
+
+    def expected_seconds(self, text: str) -> float:
+        """How long the semantic stage takes a text to be; 0 for a cascade without text."""
+        front_end, stage = self.cascade.tokenizers.text, self.cascade.stages["semantic"][0]
+        if front_end is None:
+            return 0.0
+        return float(stage.expected_frames(len(front_end.encode(text)))) / float(self.cascade.grid.semantic_rate)
+
     def waveform(self, recording: Recording) -> Waveform:
         """[N] at the cascade's rate, prepared as its tokenizers want it; not padded to a beat."""
         seconds, spec = part_seconds(recording), self.cascade.tokenizers.waveform
@@ -125,7 +156,7 @@ class Evaluation:
         """An audio file that is this clip and nothing else, for the cascade's doors that take a path."""
         if not recording.start and part_seconds(recording) is None and recording.channel is None:
             return recording.path
-        path = self.folder / "parts" / f"{slug(recording.id)}.wav"
+        path = self.cache / "parts" / f"{slug(recording.id)}.wav"
         if not path.exists():
             write_wav(path, self.waveform(recording), self.cascade.sample_rate)
         return path
@@ -136,7 +167,7 @@ class Evaluation:
         Args:
             key: one of its kind in the report: section, utterance, take.
         """
-        path = self.folder / "made" / f"{slug(key)}.npz"
+        path = self.cache / "made" / f"{slug(key)}.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as kept:
                 stages, spent = kept["stages"].tolist(), kept["seconds"].tolist()
