@@ -1,6 +1,6 @@
 """The judged clips as token shards, with other recordings of their speakers beside them for voice prompts.
 
-    Evaluation.clips + companions ──corpus/shards.py──▶ OUT/tokens/KEY/shards.json ──▶ Speech ──▶ stage.row(…)
+    Evaluation.clips + companions ──corpus/shards.py──▶ cache/tokens/KEY/shards.json ──▶ Speech ──▶ stage.row(…)
 
 So a row is drawn here as training draws it. Companions come from the judged split where it has some, else from anywhere
 in the manifest; they are heard, never judged. Tokens on disk are used again by the next section and after a kill.
@@ -17,8 +17,8 @@ from triptych.stages.bundle import LONGEST_VOICE, SHORTEST_VOICE
 from triptych.stages.speech import Speech
 from triptych.training.files import fingerprint_of
 
-COMPANIONS = 2
-"""other recordings of a speaker that are tokenized beside theirs, at most"""
+COMPANIONS = 3
+"""other recordings of a speaker that are tokenized beside theirs, at most; with one of theirs, enough for a probe"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def held_out(evaluation: Evaluation) -> HeldOut:
     recordings = [*judged, *companions(evaluation.recordings, judged)]
     tokenizers = evaluation.cascade.tokenizers
     specs = {kind: spec.fingerprint for kind, spec in tokenizers.specs.items()}
-    folder = evaluation.folder / "tokens" / fingerprint_of({"ids": [r.id for r in recordings], "specs": specs})
+    folder = evaluation.cache / "tokens" / fingerprint_of({"ids": [r.id for r in recordings], "specs": specs})
     if not (folder / "shards.json").exists():
         manifest = folder.with_suffix(".jsonl")
         manifest.parent.mkdir(parents=True, exist_ok=True)

@@ -60,8 +60,8 @@ def utterer(evaluation: Evaluation, clips: HeldOut, row: int, number: int) -> Ut
         whole = Voice(clip.semantic, clip.codes, None)
         voice = cut(whole, min(speech.grid.beats(settings.prompt_seconds), max(1, speech.beats(row) // 2)), speech.grid)
     else:
-        prompt = speech.clip(other)
-        voice = Voice(prompt.semantic, prompt.codes, speech.shards.row(other).text)
+        said_before = speech.clip(other)
+        voice = Voice(said_before.semantic, said_before.codes, speech.shards.row(other).text)
     seed = evaluation.settings.seed + number
     prompt = None if other is None else clips.name(other)
     return Utterer(said.id, said.text, clip.semantic, clip.codes, voice, prompt, seed)

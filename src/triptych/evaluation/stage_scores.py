@@ -28,6 +28,7 @@ SEED = 7
 """of the draws, as in the training loop's validation"""
 
 Numbers = NDArray[np.float64]
+ARRAYS = ("row", "level", "place", "nats", "right", "confidence")
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class Scored:
     def join(cls, parts: Sequence["Scored"]) -> "Scored":
         """One after the other."""
         illegal = [part.illegal for part in parts if part.illegal is not None]
-        return cls(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "level", "place")),
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("nats", "right", "confidence")),
-            np.concatenate(illegal) if len(illegal) == len(parts) else None,
-        )
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+        return cls(**arrays, illegal=np.concatenate(illegal) if len(illegal) == len(parts) else None)
+
+    def pick(self, where: NDArray[np.bool_]) -> "Scored":
+        """The targets that are chosen."""
+        arrays = {name: getattr(self, name)[where] for name in ARRAYS}
+        return Scored(**arrays, illegal=None if self.illegal is None else self.illegal[where])
 
 
 @torch.inference_mode()

@@ -118,7 +118,7 @@ def measure_stage(trained: tuple[Any, Any], clips: HeldOut, sheet: Sheet, levels
         sheet.put(label, "chance", "all", math.log2(choices(stage)))
         if stage.name != "semantic":
             for level in np.unique(scored.level):
-                fill(levels, f"{label}, level {level}", pick(scored, scored.level == level), names)
+                fill(levels, f"{label}, level {level}", scored.pick(scored.level == level), names)
     for condition in stage.conditions:
         fill_gap(gaps, stage, model, clips, condition, draws)
     return found
@@ -169,13 +169,6 @@ def by_clip(
     clip = np.array([places[name] for name in names])[row]
     sums, counts = (np.bincount(clip, weights=w, minlength=len(places)) for w in (values, np.ones(len(values))))
     return [(n, float(sums[p] / counts[p]), float(counts[p])) for n, p in places.items() if counts[p]]
-
-
-def pick(scored: Scored, where: NDArray[np.bool_]) -> Scored:
-    """The targets that are chosen."""
-    names = ("row", "level", "place", "nats", "right", "confidence")
-    rest = None if scored.illegal is None else scored.illegal[where]
-    return Scored(*(getattr(scored, name)[where] for name in names), rest)
 
 
 def calibration_error(scored: Scored, clips: Sequence[str], resamples: int, seed: int) -> Estimate:
