@@ -16,7 +16,7 @@ from triptych.evaluation.report import Column, Figure, Sample, Section, Sheet, T
 from triptych.evaluation.score import count_errors
 from triptych.evaluation.sections import CHARACTERS, NATURAL, WORDS, Heard, Listener
 from triptych.evaluation.speaker import Embedding
-from triptych.evaluation.stages_section import fill_gap
+from triptych.evaluation.stages_section import GAPS, fill_gap
 from triptych.evaluation.subject import Evaluation
 from triptych.evaluation.verdict import Losses, Verdict, losses, mean, verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion
@@ -34,11 +34,14 @@ COLUMNS = {
 }
 COUNTED = {"words": 2.0, "voice": 1.0, "natural": 1.0, "mel": 2.0}
 """measure -> its weight in the verdict; mel counts only where words are missing"""
+LEAST_RANGE = {"words": 0.1, "voice": 0.05, "natural": 0.2, "mel": 1.0}
+"""by which another recording must be worse than the right one for a measure to count; mel in dB²"""
 LEAST_MOS = 1.0
 MOST_ERRORS = 1.0
 """a word: beyond this a recogniser dreams"""
 DEAF = 0.1
 """nats: a stage whose gap is smaller hardly listens to that condition"""
+OWN_CONDITION = {"text": "text", "semantic": "semantic tokens", "coarse": "coarse codes", "prompt": "voice prompt"}
 SHADOW = 0.5
 """share: a part that loses so much hides what those above it lose"""
 
@@ -150,7 +153,8 @@ def counted(sheet: Sheet) -> dict[str, Losses]:
         floor = mean(lessened(name, sheet.values.get(OTHER, {}).get(name, {})))
         if name == "natural":
             floor = LEAST_MOS
-        one = losses(values, parts, floor, rising=bool(COLUMNS[name].rising), weight=weight)
+        rising = bool(COLUMNS[name].rising)
+        one = losses(values, parts, floor, rising=rising, least=LEAST_RANGE[name], weight=weight)
         if one is not None:
             found[name] = one
     return found
@@ -236,10 +240,10 @@ def evidence(said: Verdict, evaluation: Evaluation, clips: HeldOut) -> str:
         fill_gap(gaps, *trained, clips, condition, 1)
     table = gaps.table(1, 0)
     found = {key: figure.estimate.mean for key, figure in table.rows.get(said.part, {}).items() if figure.estimate}
-    told = ", ".join(f"{value:.2f} nat a token with another clip's {name}" for name, value in found.items())
-    deaf = [name for name, value in found.items() if value < DEAF]
+    told = " and ".join(f"{value:.2f} nat a token with {GAPS[name]}" for name, value in found.items())
+    deaf = [OWN_CONDITION[name] for name, value in found.items() if value < DEAF]
     said_so = f" It hardly listens to its {' and '.join(deaf)}." if deaf else ""
-    return f"It gets worse by {told}.{said_so}" if found else ""
+    return f"It foresees tokens worse by {told}.{said_so}" if found else ""
 
 
 def shadow(said: Verdict) -> str:

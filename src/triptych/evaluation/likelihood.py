@@ -4,8 +4,8 @@
                                                         ─▶ mean a token (and sum) ─▶ 1, ½ for a tie, or 0 a pair
 
 The mean over tokens is what slamkit compares by default (`mean_nll`); ZeroSpeech 2021 takes any score. A pair is
-averaged over its voices, and the test over its pairs, as in ZeroSpeech's own evaluation. [eos] does not count, since not
-every recording ends where its file does. Knows no format of files and no page.
+averaged over its voices, and the test over its pairs, as in ZeroSpeech's own evaluation. [eos] does not count, since
+not every recording ends where its file does. Knows no format of files and no page.
 """
 
 from collections import defaultdict

@@ -32,17 +32,24 @@ class Losses:
 
 
 def losses(
-    rungs: Sequence[Values], parts: Sequence[str], floor: float | None, *, rising: bool, weight: float = 1.0
+    rungs: Sequence[Values],
+    parts: Sequence[str],
+    floor: float | None,
+    *,
+    rising: bool,
+    least: float,
+    weight: float = 1.0,
 ) -> Losses | None:
-    """Of one measure. None where nothing can be lost: the best rung was not measured, or the floor is no worse.
+    """Of one measure. None where nothing can be lost: the best rung was not measured, or the floor is hardly worse.
 
     Args:
         rungs: values on each rung, one more than `parts`; the last is the best.
         floor: mean of what is put in the place of the best.
         rising: whether more is better.
+        least: by which the floor must be worse, or shares of so little would be large.
     """
     sign, best = 1.0 if rising else -1.0, mean(rungs[-1])
-    if best is None or floor is None or sign * (best - floor) <= 0:
+    if best is None or floor is None or sign * (best - floor) < least:
         return None
     found: dict[str, Values] = {}
     for part, made, better in zip(parts, rungs[:-1], rungs[1:], strict=True):
