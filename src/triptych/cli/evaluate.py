@@ -76,7 +76,7 @@ def measure(
     from triptych.stages.cascade import Cascade, find_bundle
     from triptych.training.config import build, load_tree
 
-    tree = lists(load_tree(find_config(config), overrides), ("sections", "pairs"))
+    tree = lists(load_tree(find_config(config), overrides), ("sections", "pairs", "codec_levels"))
     settings = build(EvaluateConfig, tree, "evaluate")
     names = chosen(settings.sections, also)
     folder = find_bundle(None if bundle in (None, STARTER) else bundle)

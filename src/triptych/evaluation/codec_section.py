@@ -27,7 +27,7 @@ def codec_section(subject: Evaluation) -> Section:
     judge, listener = codec_judge(subject), Listener(subject)
     absent = dict(judge.absent) | ({"characters": judge.absent["words"]} if "words" in judge.absent else {})
     sheet = Sheet("levels", "Levels kept", {"characters": CHARACTERS} | columns, absent)
-    kept = levels_kept(codec.spec.levels, CodecInspectConfig())
+    kept = levels_kept(codec.spec.levels, CodecInspectConfig(levels=settings.codec_levels))
     samples = []
     for number, recording in enumerate(subject.clips):
         clip = Clip(recording.id, subject.waveform(recording), recording.text, recording.speaker)

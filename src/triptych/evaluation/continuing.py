@@ -113,6 +113,8 @@ class Sheets:
 
     def judge(self, row: str, utterance: str, prompt: Waveform, new: Waveform, asked: float) -> None:
         """A new part [N], made or real, beside its prompt."""
+        self.drift.row(row)
+        self.heard.row(row)
         sounds, given = facts.sounding(new, self.rate), self.listener.embed(prompt)
         self.listener.voice(self.continued, row, "voice", utterance, self.listener.embed(new), given)
         self.listener.natural(self.continued, row, utterance, new)

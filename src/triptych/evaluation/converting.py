@@ -41,6 +41,7 @@ def converting_section(subject: Evaluation) -> Section:
         heard = None if clip.text else listener.hear(source, None)
         text = heard.words if heard else clip.text
         row = f"recordings: {subject.group(clip)}"
+        sheet.row(row)
         listener.words(sheet, row, clip.id, source, text)
         listener.natural(sheet, row, clip.id, source)
         others = [who for who in targets if who.name != clip.speaker]
@@ -48,6 +49,7 @@ def converting_section(subject: Evaluation) -> Section:
             target = others[number % len(others)]
             made = convert(subject, clip, target, number)
             row = f"from {subject.group(clip)}"
+            sheet.row(row)
             listener.words(sheet, row, clip.id, made.waveform, text)
             listener.natural(sheet, row, clip.id, made.waveform)
             likeness(listener, sheet, row, clip.id, made.waveform, target.waveform, source)

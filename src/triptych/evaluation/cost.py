@@ -5,6 +5,8 @@ weights               what a stage holds, as it is loaded
 working memory        what the process grew by while a stage worked (CPU), or the accelerator's peak
 """
 
+import ctypes
+import gc
 import resource
 import threading
 from dataclasses import replace
@@ -93,7 +95,7 @@ def note(subject: Evaluation) -> str:
     return (
         f"On {device}, {torch.get_num_threads()} threads, one utterance at a time, {levels} codec levels. Working "
         "memory: by how much the process (or the accelerator) grew, at the most, while the stage made one sentence; "
-        "memory that it held already and used again is not seen."
+        "memory that it held already and used again is seen only in part."
     )
 
 
@@ -120,6 +122,7 @@ class Scale:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         elif STATM.exists():
+            give_back()
             self.before = held()
             self.watch = threading.Thread(target=self._watch, daemon=True)
             self.watch.start()
@@ -135,6 +138,14 @@ class Scale:
             self.over.set()
             self.watch.join()
             self.peaks[self.name] = max(0, max(self.most, held()) - self.before)
+
+
+def give_back() -> None:
+    """Has the C library return what was freed, so that what is used again is seen to grow."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc
+        trim(0)
 
 
 def held() -> int:

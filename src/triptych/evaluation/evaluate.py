@@ -109,7 +109,7 @@ def claim(folder: Path, said: dict[str, Any]) -> None:
     known = read_json(path)
     differ = [key for key in ("triptych", "bundle", "manifest", "judges") if known.get(key) != said[key]]
     old, new = known.get("settings", {}), said["settings"]
-    differ += [key for key in new if key not in NOT_JUDGING and old.get(key) != new[key]]
+    differ += [key for key in new if key in old and key not in NOT_JUDGING and old[key] != new[key]]
     if differ:
         raise ValueError(f"{folder} holds an evaluation with another {', '.join(differ)}: name another output")
 

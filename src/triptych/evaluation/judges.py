@@ -145,7 +145,7 @@ def load_judges(recogniser: str, speaker: str, naturalness: str, memory: Memory)
     if "recogniser" not in absent:
         loaded = load_recogniser(recogniser)
         if isinstance(loaded, FasterWhisper):
-            names["recogniser"] = described(recogniser, "faster-whisper")
+            names["recogniser"] = f"{described(recogniser, 'faster-whisper')}, {loaded.precision}"
         ear = RememberingRecogniser(loaded, names["recogniser"], memory)
     if "speaker" not in absent:
         voice = RememberingSpeaker(load_speaker(speaker), names["speaker"], memory)

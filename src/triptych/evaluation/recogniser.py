@@ -81,12 +81,13 @@ class TransformersRecogniser:
 
 
 class FasterWhisper:
-    """A Whisper model in CTranslate2's format."""
+    """A Whisper model in CTranslate2's format, computed in the fastest precision of the machine."""
 
     def __init__(self, folder: Path) -> None:
         from faster_whisper import WhisperModel
 
-        self.model: Any = WhisperModel(str(folder))
+        self.model: Any = WhisperModel(str(folder), compute_type="auto")
+        self.precision = str(self.model.model.compute_type)
 
     def hear(self, waveform: Waveform, sample_rate: int) -> str:
         return self.hear_surely(waveform, sample_rate)[0]

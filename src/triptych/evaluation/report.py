@@ -144,6 +144,10 @@ class Sheet:
         self.values: dict[str, dict[str, Values]] = {}
         self.reasons: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
 
+    def row(self, row: str) -> None:
+        """Names a row, which then stands in the table even where nothing of it can be measured."""
+        self.values.setdefault(row, {})
+
     def put(self, row: str, column: str, utterance: str, value: float | None, weight: float = 1.0) -> None:
         """One value; None: it was asked for, and there is none (say why with `lack`)."""
         assert column in self.columns, column

@@ -157,6 +157,7 @@ class Sheets:
         self, row: str, utterance: str, waveform: Waveform, text: str | None, made: Utterance | None
     ) -> Heard | None:
         """Words, naturalness, manner and failures of one utterance; `made` where the cascade made it."""
+        self.spoken.row(row)
         heard = self.listener.words(self.spoken, row, utterance, waveform, text)
         self.listener.natural(self.spoken, row, utterance, waveform)
         self.listener.manner(self.manner, row, utterance, waveform, text)

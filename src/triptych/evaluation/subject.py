@@ -44,6 +44,8 @@ class EvaluateConfig:
     """of the manifest; the cascade should not have been trained on it"""
     longest_seconds: float = 15.0
     """longer clips are left out"""
+    codec_levels: tuple[int, ...] = ()
+    """levels kept in turn in the section 'codec'; empty: 1 to all"""
     sentences: int = 30
     """texts to speak"""
     sentences_file: str = ""
