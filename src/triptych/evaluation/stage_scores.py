@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triptych.lm.packing import Packed
 from triptych.stages.semantic.sequence import NOTHING, SemanticStage
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Prediction
@@ -87,7 +86,7 @@ def _scored(found: Prediction, first: int) -> Scored:
     return Scored(
         (row + first).cpu().numpy(),
         found.level.expand(len(found.at)).cpu().numpy(),
-        places(found.rows, row, found.level),
+        places(row, found.level),
         -logs.gather(-1, found.targets[:, None])[:, 0].double().cpu().numpy(),
         (likeliest == found.targets).double().cpu().numpy(),
         confidence.exp().double().cpu().numpy(),
@@ -95,7 +94,7 @@ def _scored(found: Prediction, first: int) -> Scored:
     )
 
 
-def places(rows: Packed, row: torch.Tensor, level: torch.Tensor) -> NDArray[np.int64]:
+def places(row: torch.Tensor, level: torch.Tensor) -> NDArray[np.int64]:
     """How many targets of the same row and level stand before each, in the order of the axis."""
     keys = (row * (int(level.max()) + 1) + level).cpu().numpy()
     order = np.argsort(keys, kind="stable")
