@@ -42,6 +42,7 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option("--against", metavar="OTHER", help="Another report: say what differs beyond chance.")
     ] = None,
+    blame: Annotated[bool, typer.Option("--blame", help="Say which stage to work on first, too.")] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -59,13 +60,15 @@ def evaluate(
     if data is None:
         report = read_report(output)
     else:
-        report = measure(bundle, data, output, overrides or [], config)
+        report = measure(bundle, data, output, overrides or [], config, ("blame",) if blame else ())
     found = write_report(output, report, other)
     tell(report, found, output, as_json)
 
 
-def measure(bundle: str | None, data: Path, output: Path, overrides: list[str], config: str | None) -> "Report":
-    """Measures what is not measured yet in `output`."""
+def measure(
+    bundle: str | None, data: Path, output: Path, overrides: list[str], config: str | None, also: tuple[str, ...]
+) -> "Report":
+    """Measures what is not measured yet in `output`; `also`: sections beside those of the settings."""
     from triptych.evaluation.evaluate import chosen, claim, described
     from triptych.evaluation.evaluate import evaluate as run
     from triptych.evaluation.judges import Memory, load_judges
@@ -73,9 +76,9 @@ def measure(bundle: str | None, data: Path, output: Path, overrides: list[str], 
     from triptych.stages.cascade import Cascade, find_bundle
     from triptych.training.config import build, load_tree
 
-    tree = lists(load_tree(find_config(config), overrides), ("sections", "codec_levels"))
+    tree = lists(load_tree(find_config(config), overrides), ("sections", "pairs", "codec_levels"))
     settings = build(EvaluateConfig, tree, "evaluate")
-    names = chosen(settings.sections)
+    names = chosen(settings.sections, also)
     folder = find_bundle(None if bundle in (None, STARTER) else bundle)
     memory = Memory(output / "cache" / "judged.jsonl")
     judges = load_judges(settings.recogniser, settings.speaker, settings.naturalness, memory)

@@ -32,6 +32,7 @@ from triptych.cli import (
     inspect,
     inspect_tokens,
     overfit,
+    pairs,
     score,
     speech,
     train,
@@ -97,6 +98,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "resynthesise": speech.resynthesise,
     "score": score.score,
     "evaluate": evaluate.evaluate,
+    "make-pairs": pairs.make_pairs,
     "demo": demo.demo,
 }
 FITS: dict[str, Callable[..., None]] = {

@@ -17,27 +17,35 @@ from pathlib import Path
 from typing import Any
 
 import triptych
+from triptych.evaluation.blame import blame_section
 from triptych.evaluation.codec_section import codec_section
 from triptych.evaluation.compare import Comparison, compare
 from triptych.evaluation.continuing import continuing_section
 from triptych.evaluation.converting import converting_section
 from triptych.evaluation.cost import cost_section
+from triptych.evaluation.likelihood import likelihood_section
 from triptych.evaluation.page import page
 from triptych.evaluation.report import Section
 from triptych.evaluation.speaking import speaking_section
+from triptych.evaluation.stages_section import stages_section
 from triptych.evaluation.subject import Evaluation, Progress
+from triptych.evaluation.tokens_section import tokens_section
 from triptych.training.files import atomic_file, file_digest, fingerprint_of, read_json, write_json
 
 FORMAT = 1
 SECTIONS: dict[str, Callable[[Evaluation], Section]] = {
     "codec": codec_section,
+    "tokens": tokens_section,
+    "stages": stages_section,
     "speaking": speaking_section,
     "continuing": continuing_section,
     "converting": converting_section,
+    "blame": blame_section,
+    "likelihood": likelihood_section,
     "cost": cost_section,
 }
 """in the order of the page"""
-ON_REQUEST: tuple[str, ...] = ()
+ON_REQUEST: tuple[str, ...] = ("blame",)
 """sections that are measured only when they are named"""
 NOT_JUDGING = ("samples", "sections")
 """settings that may differ between the runs that make one report"""
@@ -56,8 +64,8 @@ class Report:
         return {"format": FORMAT, **self.subject, "sections": [section.to_json() for section in self.sections]}
 
 
-def chosen(names: Sequence[str]) -> tuple[str, ...]:
-    """The sections that names mean, in the order of the page; none: all that need not be asked for.
+def chosen(names: Sequence[str], also: Sequence[str] = ()) -> tuple[str, ...]:
+    """The sections that names mean, in the order of the page; none: all that need not be asked for. And `also`.
 
     Raises:
         ValueError: a name that is none of them.
@@ -65,7 +73,8 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         raise ValueError(f"no section '{unknown[0]}': choose of {', '.join(SECTIONS)}")
-    return tuple(name for name in SECTIONS if (name in names if names else name not in ON_REQUEST))
+    wanted = {*also, *(names or [name for name in SECTIONS if name not in ON_REQUEST])}
+    return tuple(name for name in SECTIONS if name in wanted)
 
 
 def described(subject: Evaluation, bundle: Path, name: str) -> dict[str, Any]:

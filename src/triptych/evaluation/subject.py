@@ -65,6 +65,8 @@ class EvaluateConfig:
     language_model: str = "none"
     """a folder or a hub id of a causal language model of transformers, which reads what continuations say; none:
     nobody does"""
+    pairs: tuple[str, ...] = ()
+    """folders of likelihood tests, in the formats of ZeroSpeech 2021 or slamkit; 'make-pairs' makes such"""
     resamples: int = 2000
     """of the utterances, for the 95 % intervals"""
     seed: int = 0
