@@ -8,6 +8,7 @@
 Invariant: killed at any moment and started again, it comes to the same report. Knows no terminal.
 """
 
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -84,7 +85,7 @@ def described(subject: Evaluation, bundle: Path, name: str) -> dict[str, Any]:
     settings = asdict(subject.settings)
     for key in ("recogniser", "speaker", "language_model", "sentences_file"):
         settings[key] = Path(settings[key]).name if Path(settings[key]).exists() else settings[key]
-    return {
+    said = {
         "triptych": triptych.__version__,
         "bundle": {"name": name, "fingerprint": fingerprint_of(record["files"]), "settings": record["settings"]},
         "manifest": {"name": subject.manifest.name, "fingerprint": file_digest(subject.manifest)[:16]},
@@ -92,6 +93,7 @@ def described(subject: Evaluation, bundle: Path, name: str) -> dict[str, Any]:
         "judges": {"names": dict(subject.judges.names), "absent": dict(subject.judges.absent)},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
+    return dict(json.loads(json.dumps(said)))  # as it will be read again: lists, no tuples
 
 
 def claim(folder: Path, said: dict[str, Any]) -> None:
