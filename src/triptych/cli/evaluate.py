@@ -104,6 +104,8 @@ def tell(report: "Report", found: "Comparison | None", output: Path, as_json: bo
         result_json(report.to_json())
         return
     for section in report.sections:
+        if section.name == "blame":
+            result(section.about)
         for table in section.tables[:1]:
             for label, row in table.rows.items():
                 figures = [
