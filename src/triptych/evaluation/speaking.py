@@ -173,11 +173,10 @@ class Sheets:
         self.listener.voice(self.spoken, row, "voice", utterance, voices[1], voices[0])
         if len(voices) > 2:
             self.listener.voice(self.spoken, row, "voice-takes", utterance, voices[1], voices[2])
-        tracker, rate = self.listener.tracker, self.subject.cascade.sample_rate
-        if tracker is not None and not row.endswith("two speakers"):
-            both = [facts.pitch_facts(waveform, rate, tracker) for waveform in (prompt, takes[0])]
-            if both[0] is not None and both[1] is not None:
-                self.pitches.setdefault(row, []).append((both[0][0], both[1][0]))
+        if not row.endswith("two speakers"):
+            given, said = self.listener.pitch(prompt), self.listener.pitch(takes[0])
+            if given is not None and said is not None:
+                self.pitches.setdefault(row, []).append((given[0], said[0]))
 
     def tables(self) -> tuple[Table, ...]:
         settings = self.subject.settings
