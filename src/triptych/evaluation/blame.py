@@ -74,9 +74,8 @@ def climb(evaluation: Evaluation, clips: HeldOut, ear: Listener, sheet: Sheet) -
         made[RECORDING] = evaluation.waveform(by_id[clip.name])
         prompt = None if clip.prompt is None else ear.embed(evaluation.waveform(by_id[clip.prompt]))
         reference = Reference(clip, prompt, by_id[clip.name].speaker, cepstra(made[CODES], ear.rate))
-        for rung, waveform in made.items():
-            found = put(sheet, rung, reference, waveform, ear)
-        known.append(replace(reference, heard=found[0], own=found[1]))
+        said = {rung: put(sheet, rung, reference, waveform, ear) for rung, waveform in made.items()}
+        known.append(replace(reference, heard=said[RECORDING][0], own=said[RECORDING][1]))
         if not number and evaluation.settings.samples:
             samples = [Sample(r, evaluation.keep(f"blame {r}", made[r]), clip.text or "") for r in RUNGS if r in made]
         evaluation.progress(number + 1, len(clips.judged), "blame: judged")
