@@ -303,3 +303,29 @@ def test_sections_are_chosen_by_name() -> None:
     assert "speaking" in chosen(())
     with pytest.raises(ValueError, match="no section 'x': choose of codec"):
         chosen(("x",))
+
+
+@pytest.mark.slow
+def test_the_command_makes_the_starters_report(subject: Evaluation, tmp_path: Path) -> None:
+    """The whole command on the starter, without judges; then again, against itself."""
+    from triptych.cli.main import main
+
+    line = [
+        "evaluate",
+        "starter",
+        "--data",
+        str(subject.manifest),
+        "-o",
+        str(tmp_path / "report"),
+        "clips=2",
+        "sentences=2",
+    ]
+    line += ["recogniser=none", "speaker=none", "naturalness=none", "sections=codec,speaking,converting,cost"]
+    for again in ([], ["--against", str(tmp_path / "report")]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*line, f"sentences_file={tmp_path / 'texts'}", "codec_levels=1,3", *again])
+        assert not stopped.value.code
+    record = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [section["name"] for section in record["sections"]] == ["codec", "speaking", "converting", "cost"]
+    assert {d["verdict"] for d in record["against"]["differences"]} <= {"within chance", "too few to say"}
+    assert "<audio" in (tmp_path / "report" / "report.html").read_text()

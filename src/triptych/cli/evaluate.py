@@ -52,7 +52,7 @@ def evaluate(
     'triptych config evaluate' lists the keys.
     """
     if bundle is not None and "=" in bundle:  # no bundle was named: the first word is an override
-        bundle, overrides = None, [bundle, *(overrides or [])]
+        overrides, bundle = [bundle, *(overrides or [])], None
     check_writable(output / "x")
     from triptych.evaluation.evaluate import read_report, write_report
 

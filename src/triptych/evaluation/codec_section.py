@@ -85,7 +85,7 @@ def pictures(table: Table) -> list[Any]:
 
 def curve(numbers: list[Any], key: str, table: Table) -> Any:
     def draw(axes: Any) -> None:
-        places = range(1, len(numbers) + 1)
+        places = [int(label.split()[0]) for label in table.rows if label != RECORDING]
         lows = [n.mean - (n.mean if n.low is None else n.low) for n in numbers]
         highs = [(n.mean if n.high is None else n.high) - n.mean for n in numbers]
         axes.errorbar(places, [n.mean for n in numbers], yerr=[lows, highs], color=INK, marker="o", ms=4, capsize=2)

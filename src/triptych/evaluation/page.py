@@ -122,7 +122,7 @@ def table(found: Table) -> str:
 
 
 def head(column: Column) -> str:
-    arrow = {True: " ↑", False: " ↓", None: ""}[column.rising]
+    arrow = {True: "\u00a0↑", False: "\u00a0↓", None: ""}[column.rising]
     unit = f"<br><small>{text(column.unit)}</small>" if column.unit else ""
     return f"{text(column.title)}{arrow}{unit}"
 
@@ -142,14 +142,17 @@ def cell(figure: Figure | None, column: Column) -> str:
 
 def lacks(found: Table) -> Iterable[str]:
     """Why figures are missing, or of fewer utterances than were judged: a line a reason."""
-    told: dict[str, list[str]] = {}
+    rows_of: dict[tuple[str, str], list[str]] = {}
     for label, row in found.rows.items():
         for key, figure in row.items():
             if figure.why:
-                told.setdefault(f"{found.columns[key].title}: {figure.why}", []).append(label)
-    for reason, labels in told.items():
-        where = "" if len(labels) == len(found.rows) else f" ({', '.join(labels)})"
-        yield f"{reason}{where}"
+                rows_of.setdefault((key, figure.why), []).append(label)
+    columns_of: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (key, why), labels in rows_of.items():
+        columns_of.setdefault((why, tuple(labels)), []).append(found.columns[key].title)
+    for (why, where), titles in columns_of.items():
+        rows = "" if len(where) == len(found.rows) else f" ({', '.join(where)})"
+        yield f"{', '.join(titles)}: {why}{rows}"
 
 
 def picture(found: Plot) -> str:

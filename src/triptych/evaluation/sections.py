@@ -51,7 +51,7 @@ class Listener:
         found: dict[str, str] = {}
         for key in columns:
             judge = JUDGE_OF.get(key.split("-")[0])
-            if judge in self.judges.absent:
+            if judge is not None and judge in self.judges.absent:
                 found[key] = self.judges.absent[judge]
             if key in ("pitch", "melody") and self.tracker is None:
                 found[key] = NO_PITCH
