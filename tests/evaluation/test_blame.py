@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.evaluation.blame import blame_section
+from triptych.evaluation.blame import blame_section, sentence
+from triptych.evaluation.estimate import Estimate
 from triptych.evaluation.held_out import held_out
 from triptych.evaluation.judges import Judges
 from triptych.evaluation.ladder import COARSE, CODES, GENERATED, PARTS, RUNGS, rungs, utterer
 from triptych.evaluation.report import Section, Table
 from triptych.evaluation.subject import Evaluation
+from triptych.evaluation.verdict import Verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion
 from triptych.stages.cascade import Cascade
 from triptych.tokenizers.waveform import Waveform
@@ -74,6 +76,14 @@ def test_an_untrained_stage_is_named_by_the_words_that_are_heard(
     lost = table(section, "lost").rows
     assert lost["codec"]["words"].estimate is not None and lost["codec"]["words"].estimate.mean == 0.0
     assert lost[stage]["mel"].estimate is None  # words are there to be counted
+
+
+def test_a_close_call_names_the_next_part_too() -> None:
+    lost = Table("lost", "", {}, {"coarse": {}})
+    shares = {part: Estimate(share, share, share, 9) for part, share in (("coarse", 0.16), ("codec", 0.15))}
+    assert "the codec loses 15%" in sentence(Verdict("coarse", 0.6, shares), lost)
+    assert "codec" not in sentence(Verdict("coarse", 0.99, shares), lost)
+    assert sentence(Verdict(None, 0.6, shares), lost).startswith("No part loses more than chance")
 
 
 def test_the_rungs_differ_from_where_the_truth_ends(starter: Cascade, evaluation: Evaluation) -> None:

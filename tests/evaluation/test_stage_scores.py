@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.evaluation.calibration import BINS, calibration_error
 from triptych.evaluation.held_out import HeldOut, held_out
 from triptych.evaluation.stage_scores import ALONE, OWN, Scored, draw, score, why_not
-from triptych.evaluation.stages_section import BINS, by_clip, calibration_error, stages_section
+from triptych.evaluation.stages_section import by_clip, stages_section
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.cascade import Cascade
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
@@ -75,6 +76,12 @@ def test_an_untrained_stage_does_not_listen_and_the_starter_does(starter: Cascad
     assert stages["semantic"]["bits"].estimate.mean < stages["semantic, without text"]["bits"].estimate.mean  # type: ignore[union-attr]
     assert stages["coarse"]["illegal"].estimate is None and "legal" in stages["coarse"]["illegal"].why
     assert {plot.name for plot in cascade.plots} == {"places", "calibration"}
+    places = next(table for table in cascade.tables if table.name == "places")
+    counted = sum(
+        w for row in places.values if row.startswith("coarse,") for _, w in places.values[row]["bits"].values()
+    )
+    whole = next(table for table in cascade.tables if table.name == "stages").values["coarse"]["bits"]
+    assert counted == sum(weight for _, weight in whole.values())  # each token has its place
     untrained = (starter.stages["coarse"][0], starter.stages["coarse"][0].model().eval())
     rows, _ = draw(untrained[0], held_out(evaluation_of(starter)).speech, [0, 1], OWN)
     assert score(*untrained, rows).nats.mean() == pytest.approx(np.log(starter.tokenizers.acoustic.spec.size), rel=0.05)

@@ -41,6 +41,8 @@ MOST_ERRORS = 1.0
 """a word: beyond this a recogniser dreams"""
 DEAF = 0.1
 """nats: a stage whose gap is smaller hardly listens to that condition"""
+SURE = 0.95
+"""share of the resamples in which a part must lose most, or the next one is named too"""
 OWN_CONDITION = {"text": "text", "semantic": "semantic tokens", "coarse": "coarse codes", "prompt": "voice prompt"}
 SHADOW = 0.5
 """share: a part that loses so much hides what those above it lose"""
@@ -74,9 +76,8 @@ def climb(evaluation: Evaluation, clips: HeldOut, ear: Listener, sheet: Sheet) -
         made[RECORDING] = evaluation.waveform(by_id[clip.name])
         prompt = None if clip.prompt is None else ear.embed(evaluation.waveform(by_id[clip.prompt]))
         reference = Reference(clip, prompt, by_id[clip.name].speaker, cepstra(made[CODES], ear.rate))
-        for rung, waveform in made.items():
-            found = put(sheet, rung, reference, waveform, ear)
-        known.append(replace(reference, heard=found[0], own=found[1]))
+        said = {rung: put(sheet, rung, reference, waveform, ear) for rung, waveform in made.items()}
+        known.append(replace(reference, heard=said[RECORDING][0], own=said[RECORDING][1]))
         if not number and evaluation.settings.samples:
             samples = [Sample(r, evaluation.keep(f"blame {r}", made[r]), clip.text or "") for r in RUNGS if r in made]
         evaluation.progress(number + 1, len(clips.judged), "blame: judged")
@@ -222,11 +223,18 @@ def sentence(said: Verdict, lost: Table) -> str:
             column, turned = lost.columns[name], -1 if COLUMNS[name].rising else 1
             told = f"{turned * figure.estimate.mean:+.{column.digits}f} {column.unit}".strip()
             figures.append(f"{column.title.removesuffix(' lost')} {told}")
-    what = "codec" if said.part == "codec" else f"{said.part} stage"
-    return (
-        f"Work on the {what} first: it loses {share.mean:.0%} of what can be lost ({', '.join(figures)}), "
-        f"more than any other part in {said.sure:.0%} of the resamples."
+    next_part, next_share = max(
+        ((part, found.mean) for part, found in said.shares.items() if part != said.part), key=lambda pair: pair[1]
     )
+    close = "" if said.sure >= SURE else f" That is no sure thing: the {called(next_part)} loses {next_share:.0%}."
+    return (
+        f"Work on the {called(said.part)} first: it loses {share.mean:.0%} of what can be lost ({', '.join(figures)}), "
+        f"more than any other part in {said.sure:.0%} of the resamples.{close}"
+    )
+
+
+def called(part: str) -> str:
+    return part if part == "codec" else f"{part} stage"
 
 
 def evidence(said: Verdict, evaluation: Evaluation, clips: HeldOut) -> str:

@@ -10,12 +10,14 @@ Sound is not made here: these numbers need no judge. Knows no page.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.evaluation.estimate import INSIDE, Estimate
+from triptych.evaluation.calibration import BINS, bins, calibration_error
+from triptych.evaluation.estimate import Estimate
 from triptych.evaluation.held_out import HeldOut, held_out
 from triptych.evaluation.report import INK, PALE, Column, Figure, Plot, Section, Sheet, Table, plot
 from triptych.evaluation.stage_scores import ALONE, OWN, Scored, draw, score, why_not
@@ -23,8 +25,8 @@ from triptych.evaluation.subject import Evaluation
 from triptych.stages.stage import Specs
 from triptych.stages.three import STAGES
 
-BINS = 10
-"""of confidence, in the calibration error (Guo et al. 2017)"""
+SECONDS = (0, 1, 2, 4, 8, 16)
+"""borders of the places in a window"""
 LEAST = 20
 """targets that a point of a plot stands for, at least"""
 COLORS = {"semantic": INK, "coarse": "#b4552d", "fine": "#4d7c4a"}
@@ -66,6 +68,7 @@ def stages_section(evaluation: Evaluation) -> Section:
         "What a wrong condition costs",
         {key: Column(title, "nat a token", 2, True) for key, title in GAPS.items()},
     )
+    places = Sheet("places", "By place in the window", {key: COLUMNS[key] for key in ("bits", "accuracy")})
     seen: list[Measured] = []
     for turn, name in enumerate(STAGES):
         evaluation.progress(turn, len(STAGES), f"{name} stage as a language model")
@@ -73,6 +76,8 @@ def stages_section(evaluation: Evaluation) -> Section:
     errors = {
         found.label: calibration_error(found.scored, found.clips, settings.resamples, settings.seed) for found in seen
     }
+    for found in seen:
+        fill_places(places, found, frame_rate(found, clips))
     table = with_calibration(sheet.table(settings.resamples, settings.seed, note=NOTE), errors)
     rejected = f" {clips.rejected} clips could not be tokenized." if clips.rejected else ""
     return Section(
@@ -84,6 +89,7 @@ def stages_section(evaluation: Evaluation) -> Section:
         (
             table,
             levels.table(settings.resamples, settings.seed),
+            places.table(settings.resamples, settings.seed, note="Seconds from the first token that is foreseen."),
             gaps.table(settings.resamples, settings.seed, note=GAP_NOTE),
         ),
         (place_plot(seen, clips), calibration_plot(seen)),
@@ -145,6 +151,21 @@ def fill(sheet: Sheet, label: str, scored: Scored, names: Sequence[str]) -> None
         sheet.put(label, "illegal", name, mean, tokens)
 
 
+def fill_places(places: Sheet, found: Measured, rate: float) -> None:
+    """Bits and accuracy by the second of the target, of the levels together."""
+    second = found.scored.place / rate
+    for low, high in pairwise(SECONDS):
+        where = (second >= low) & (second < high)
+        if where.any():
+            fill(places, f"{found.label}, second {low:g} to {high:g}", found.scored.pick(where), found.clips)
+
+
+def frame_rate(found: Measured, clips: HeldOut) -> float:
+    """Hz, of the stage's targets."""
+    grid = clips.speech.grid
+    return float(grid.semantic_rate if found.label.startswith("semantic") else grid.acoustic_rate)
+
+
 def fill_gap(gaps: Sheet, stage: Any, model: Any, clips: HeldOut, condition: str, draws: int) -> None:
     """The same rows twice: with their own condition, and with another clip's."""
     swapped, of = draw(stage, clips.speech, clips.judged, condition, draws)
@@ -171,32 +192,6 @@ def by_clip(
     return [(n, float(sums[p] / counts[p]), float(counts[p])) for n, p in places.items() if counts[p]]
 
 
-def calibration_error(scored: Scored, clips: Sequence[str], resamples: int, seed: int) -> Estimate:
-    """Expected calibration error over BINS even bins, with a bootstrap over clips."""
-    names = list(dict.fromkeys(clips))
-    place = {name: number for number, name in enumerate(names)}
-    clip = np.array([place[name] for name in clips])[scored.row]
-    cell = clip * BINS + bins(scored.confidence)
-    off = np.bincount(cell, weights=scored.confidence - scored.right, minlength=len(names) * BINS)
-    off = off.reshape(len(names), BINS)
-
-    def error(of: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.abs(of).sum(-1), dtype=np.float64)
-
-    counts = np.bincount(clip, minlength=len(names))
-    mean = float(error(off.sum(0)) / counts.sum())
-    if len(names) == 1:
-        return Estimate(mean, None, None, 1)
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    low, high = np.percentile(error(off[drawn].sum(1)) / counts[drawn].sum(1), INSIDE)
-    return Estimate(mean, float(low), float(high), len(names))
-
-
-def bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The bin of each confidence, 0 … BINS - 1."""
-    return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-
-
 def with_calibration(table: Table, errors: dict[str, Estimate]) -> Table:
     """`table` with a figure that is no mean over utterances."""
     rows = {
@@ -208,12 +203,11 @@ def with_calibration(table: Table, errors: dict[str, Estimate]) -> Table:
 
 def place_plot(seen: Sequence[Measured], clips: HeldOut) -> Plot:
     """Accuracy by the second of the target."""
-    rates = {"semantic": float(clips.speech.grid.semantic_rate), "other": float(clips.speech.grid.acoustic_rate)}
 
     def draw_it(axes: Any) -> None:
         for found in seen:
             name = found.label.split(",")[0]
-            second = (found.scored.place / rates.get(name, rates["other"])).astype(np.int64)
+            second = (found.scored.place / frame_rate(found, clips)).astype(np.int64)
             counts = np.bincount(second)
             shown = np.flatnonzero(counts >= LEAST)
             means = np.bincount(second, weights=found.scored.right)[shown] / counts[shown]
