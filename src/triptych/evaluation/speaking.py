@@ -187,7 +187,8 @@ class Sheets:
             "No better and no worse: near the recordings is good. A spread far below theirs is a monotone.",
             f"Loop: words or tokens three times in a row. Silence: none but silence, more than half of it, or a gap of "
             f"{facts.LONG_SILENCE_SECONDS:g} s. Early end: the last words of the text were not heard, or less than "
-            "half of the length that it should take. Overrun: words after its end, or the longest length allowed.",
+            "half of the length that it should take. Overrun: words after its end, or the longest length allowed. None "
+            "among n utterances only says that fewer than about 3 in n fail so.",
         )
         sheets = (self.spoken, self.manner, self.failed)
         return tuple(
