@@ -41,6 +41,7 @@ class Listener:
     def __init__(self, subject: Evaluation) -> None:
         self.judges, self.rate = subject.judges, subject.cascade.sample_rate
         self.normalise = normaliser()
+        self.pitches: dict[int, tuple[float, float] | None] = {}
 
     @cached_property
     def tracker(self) -> sound.PitchTracker | None:
@@ -103,6 +104,15 @@ class Listener:
         else:
             sheet.put(row, column, utterance, similarity(one, other))
 
+    def pitch(self, waveform: Waveform) -> tuple[float, float] | None:
+        """`facts.pitch_facts`, once a waveform [N]; None without a tracker, too."""
+        if self.tracker is None:
+            return None
+        key = hash(waveform.tobytes())
+        if key not in self.pitches:
+            self.pitches[key] = facts.pitch_facts(waveform, self.rate, self.tracker)
+        return self.pitches[key]
+
     def manner(self, sheet: Sheet, row: str, utterance: str, waveform: Waveform, text: str | None) -> None:
         """Pitch, its movement, pace and pauses."""
         sounds = facts.sounding(waveform, self.rate)
@@ -113,7 +123,7 @@ class Listener:
             sheet.lack(row, "pace", SILENT if letters else NO_TEXT)
         sheet.put(row, "silent", utterance, sounds.silent)
         if self.tracker is not None:
-            found = facts.pitch_facts(waveform, self.rate, self.tracker)
+            found = self.pitch(waveform)
             if found is None:
                 sheet.lack(row, "pitch", "no voiced frame")
                 sheet.lack(row, "melody", "no voiced frame")

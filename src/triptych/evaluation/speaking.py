@@ -173,11 +173,10 @@ class Sheets:
         self.listener.voice(self.spoken, row, "voice", utterance, voices[1], voices[0])
         if len(voices) > 2:
             self.listener.voice(self.spoken, row, "voice-takes", utterance, voices[1], voices[2])
-        tracker, rate = self.listener.tracker, self.subject.cascade.sample_rate
-        if tracker is not None and not row.endswith("two speakers"):
-            both = [facts.pitch_facts(waveform, rate, tracker) for waveform in (prompt, takes[0])]
-            if both[0] is not None and both[1] is not None:
-                self.pitches.setdefault(row, []).append((both[0][0], both[1][0]))
+        if not row.endswith("two speakers"):
+            given, said = self.listener.pitch(prompt), self.listener.pitch(takes[0])
+            if given is not None and said is not None:
+                self.pitches.setdefault(row, []).append((given[0], said[0]))
 
     def tables(self) -> tuple[Table, ...]:
         settings = self.subject.settings
@@ -188,7 +187,8 @@ class Sheets:
             "No better and no worse: near the recordings is good. A spread far below theirs is a monotone.",
             f"Loop: words or tokens three times in a row. Silence: none but silence, more than half of it, or a gap of "
             f"{facts.LONG_SILENCE_SECONDS:g} s. Early end: the last words of the text were not heard, or less than "
-            "half of the length that it should take. Overrun: words after its end, or the longest length allowed.",
+            "half of the length that it should take. Overrun: words after its end, or the longest length allowed. None "
+            "among n utterances only says that fewer than about 3 in n fail so.",
         )
         sheets = (self.spoken, self.manner, self.failed)
         return tuple(
