@@ -223,10 +223,10 @@ def sentence(said: Verdict, lost: Table) -> str:
             column, turned = lost.columns[name], -1 if COLUMNS[name].rising else 1
             told = f"{turned * figure.estimate.mean:+.{column.digits}f} {column.unit}".strip()
             figures.append(f"{column.title.removesuffix(' lost')} {told}")
-    next_part, next_share = max(
-        ((part, found.mean) for part, found in said.shares.items() if part != said.part), key=lambda pair: pair[1]
-    )
-    close = "" if said.sure >= SURE else f" That is no sure thing: the {called(next_part)} loses {next_share:.0%}."
+    others = sorted((found.mean, part) for part, found in said.shares.items() if part != said.part)
+    close = ""
+    if others and said.sure < SURE:
+        close = f" That is no sure thing: the {called(others[-1][1])} loses {others[-1][0]:.0%}."
     return (
         f"Work on the {called(said.part)} first: it loses {share.mean:.0%} of what can be lost ({', '.join(figures)}), "
         f"more than any other part in {said.sure:.0%} of the resamples.{close}"
