@@ -72,18 +72,22 @@ class Cascade:
         """Named voices, and what each says in its prompt."""
         return {name: voice.text or "" for name, voice in self._voices.items()}
 
+    def named_voice(self, name: str) -> Voice:
+        """The tokens of a voice of `voices`."""
+        return self._voices[name]
+
     def speak(
         self,
         text: str,
         *,
-        voice: str | Path | None = None,
+        voice: str | Path | Voice | None = None,
         voice_text: str | None = None,
         settings: Settings | None = None,
     ) -> Utterance:
         """Speaks `text`.
 
         Args:
-            voice: a named voice or a recording of 0.5 to 30 s; None: the first named voice.
+            voice: a named voice, a recording of 0.5 to 30 s, or one that is tokenized; None: the first named voice.
             voice_text: what is said in that recording; it prompts the semantic stage too, where that was trained so.
         Raises:
             ValueError: a text that is empty, too long or cannot be spoken; a voice that cannot be heard.
@@ -158,7 +162,9 @@ class Cascade:
 
         return split_text(text, front_end.encode, too_long)
 
-    def _voice(self, voice: str | Path | None, text: str | None, job: "Request") -> Voice:
+    def _voice(self, voice: str | Path | Voice | None, text: str | None, job: "Request") -> Voice:
+        if isinstance(voice, Voice):
+            return voice
         if voice is None:
             empty = np.zeros((self.tokenizers.acoustic.spec.levels, 0), np.uint16)
             return next(iter(self._voices.values()), Voice(NOTHING, empty, None))

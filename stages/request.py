@@ -30,6 +30,9 @@ from triptych.training.config import STRICT
 if TYPE_CHECKING:
     from triptych.stages.cascade import Cascade
 
+REACHED_LONGEST = "the semantic stage reached its longest length: the end may be cut off"
+"""a note"""
+
 
 @config_dataclass(frozen=True, config=STRICT)
 class Settings:
@@ -122,7 +125,7 @@ class Request:
                 generator=self.streams["semantic"],
             )
         if len(tokens) == longest:
-            self.notes.append("the semantic stage reached its longest length: the end may be cut off")
+            self.notes.append(REACHED_LONGEST)
         return self._whole_beats(tokens)
 
     def _semantic_prompt(self, stage: Any, voice: Voice) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:

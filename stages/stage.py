@@ -78,6 +78,24 @@ class Batch:
         return replace(self, tensors=tensors, packed={name: rows.to(device) for name, rows in self.packed.items()})
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a model expects at the places of a batch where it learns, of one level."""
+
+    rows: Packed
+    """where each row lies"""
+    at: Tensor
+    """int64 [M]: positions on the axis of `rows`"""
+    logits: Tensor
+    """[M, V]"""
+    targets: Tensor
+    """int64 [M]: the true ids"""
+    level: Tensor
+    """int64 [M], or one number for all: of the codec; 0 for semantic tokens"""
+    legal: Tensor | None = None
+    """bool [V] or [M, V]: what may stand there; None: every id"""
+
+
 class Stage(Protocol):
     """Tokens to tokens."""
 

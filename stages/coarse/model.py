@@ -9,7 +9,7 @@ from triptych.lm.cache import Cache
 from triptych.lm.loss import accuracy, cross_entropy, illegal_mass
 from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig, init_weights
 from triptych.stages.coarse.sequence import CoarseConfig, Flattening
-from triptych.stages.stage import Batch, Specs, padding_share
+from triptych.stages.stage import Batch, Prediction, Specs, padding_share
 
 
 class AlignedModel(nn.Module):
@@ -73,6 +73,19 @@ class AlignedModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over frames and levels after the prompt."""
+        found = self.predictions(batch)
+        losses = [cross_entropy(level.logits, level.targets) for level in found]
+        frames = batch["codes"][:1]
+        metrics: dict[str, Any] = {
+            "targets": float(len(batch["learned"])),
+            "padding_share": padding_share(batch.packed["frames"], frames),
+        }
+        for q, (level, loss) in enumerate(zip(found, losses, strict=True)):
+            metrics |= {f"loss_{q}": loss.detach(), f"accuracy_{q}": accuracy(level.logits, level.targets)}
+        return torch.stack(losses).mean(), metrics
+
+    def predictions(self, batch: Batch) -> list[Prediction]:
+        """One a level."""
         codes, rows, learned = batch["codes"], batch.packed["frames"], batch["learned"]
         states = self.encoder(self.semantic_embedding(batch["semantic"])[None], packed=batch.packed["semantic"])
         condition = self.condition(states, batch["beside"], rows.steps)
@@ -80,13 +93,10 @@ class AlignedModel(nn.Module):
         before = torch.where((rows.steps == 0)[:, None], self.start, past)
         hidden = self.step(before, condition, batch["prompted"][None], packed=rows)
         chosen, wanted = hidden[0, learned], codes[:, learned]
-        losses: list[Tensor] = []
-        metrics: dict[str, Any] = {"targets": float(len(learned)), "padding_share": padding_share(rows, hidden)}
-        for q in range(self.levels):
-            logits = self.logits(q, chosen, wanted)
-            losses.append(cross_entropy(logits, wanted[q]))
-            metrics |= {f"loss_{q}": losses[q].detach(), f"accuracy_{q}": accuracy(logits, wanted[q])}
-        return torch.stack(losses).mean(), metrics
+        return [
+            Prediction(rows, learned, self.logits(q, chosen, wanted), wanted[q], torch.full_like(learned, q))
+            for q in range(self.levels)
+        ]
 
     def _disturb(self, codes: Tensor) -> Tensor:
         if not self.training or not self.code_noise:
@@ -118,15 +128,24 @@ class FlattenedModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over codes after the prompt; the softmax is over all of V."""
-        rows, wanted = batch.packed["rows"], batch["targets"]
-        hidden = self.language_model.hidden(batch["tokens"][None], positions=batch["positions"][None], packed=rows)
-        logits = self.language_model.logits(hidden[0, batch["learned"]])
+        (found,) = self.predictions(batch)
+        logits, wanted = found.logits, found.targets
         loss = cross_entropy(logits, wanted)
-        metrics: dict[str, Any] = {"targets": float(len(wanted)), "padding_share": padding_share(rows, hidden)}
+        metrics: dict[str, Any] = {
+            "targets": float(len(wanted)),
+            "padding_share": padding_share(found.rows, batch["tokens"][None]),
+        }
         if not self.training:
             metrics["illegal_mass"] = illegal_mass(logits, self.legal.any(0))
         for q in range(self.flattening.levels):
-            chosen = batch["level"] == q
+            chosen = found.level == q
             metrics[f"loss_{q}"] = cross_entropy(logits[chosen], wanted[chosen]).detach()
             metrics[f"accuracy_{q}"] = accuracy(logits[chosen], wanted[chosen])
         return loss, metrics
+
+    def predictions(self, batch: Batch) -> list[Prediction]:
+        """One, of all levels."""
+        rows, learned, level = batch.packed["rows"], batch["learned"], batch["level"]
+        hidden = self.language_model.hidden(batch["tokens"][None], positions=batch["positions"][None], packed=rows)
+        logits = self.language_model.logits(hidden[0, learned])
+        return [Prediction(rows, learned, logits, batch["targets"], level, self.legal[level])]

@@ -9,7 +9,7 @@ from triptych.lm.loss import accuracy, cross_entropy
 from triptych.lm.packing import Packed
 from triptych.lm.transformer import Transformer, init_weights
 from triptych.stages.fine.sequence import FineConfig
-from triptych.stages.stage import Batch, Specs, padding_share
+from triptych.stages.stage import Batch, Prediction, Specs, padding_share
 
 
 class FineModel(nn.Module):
@@ -54,17 +54,24 @@ class FineModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over the asked codes of the frames after the prompt."""
+        metrics: dict[str, Any] = {"padding_share": padding_share(batch.packed["rows"], batch["codes"][:1])}
+        total, targets = torch.zeros((), device=batch["codes"].device), 0
+        for q, found in zip(range(self.coarse_levels, self.levels), self.predictions(batch), strict=True):
+            if not len(found.at):
+                total = total + found.logits.sum() * 0.0  # each weight has a gradient, or ranks could not sum theirs
+                continue
+            loss = cross_entropy(found.logits, found.targets)
+            total, targets = total + loss * len(found.at), targets + len(found.at)
+            metrics |= {f"loss_{q}": loss.detach(), f"accuracy_{q}": accuracy(found.logits, found.targets)}
+        return total / targets, metrics | {"targets": float(targets)}
+
+    def predictions(self, batch: Batch) -> list[Prediction]:
+        """One a level that is not given; of a level that no row asks for, one without places."""
         rows, codes = batch.packed["rows"], batch["codes"]
         hidden = self.hidden(codes[None], batch["level"][None], batch["prompted"][None], rows)
-        metrics: dict[str, Any] = {"padding_share": padding_share(rows, hidden)}
-        total, targets = hidden.new_zeros((), dtype=torch.float32), 0
+        found = []
         for q in range(self.coarse_levels, self.levels):
             learned = batch[f"learned_{q}"]
-            logits, wanted = self.logits(q, hidden[0, learned]), codes[q, learned]
-            if not len(learned):
-                total = total + logits.sum() * 0.0  # each weight has a gradient, or ranks could not sum theirs
-                continue
-            loss = cross_entropy(logits, wanted)
-            total, targets = total + loss * len(learned), targets + len(learned)
-            metrics |= {f"loss_{q}": loss.detach(), f"accuracy_{q}": accuracy(logits, wanted)}
-        return total / targets, metrics | {"targets": float(targets)}
+            logits = self.logits(q, hidden[0, learned])
+            found.append(Prediction(rows, learned, logits, codes[q, learned], torch.full_like(learned, q)))
+        return found

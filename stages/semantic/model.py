@@ -9,7 +9,7 @@ from triptych.lm.loss import accuracy, cross_entropy, illegal_mass
 from triptych.lm.transformer import LanguageModel
 from triptych.lm.vocabulary import Vocabulary
 from triptych.stages.semantic.sequence import SemanticConfig
-from triptych.stages.stage import Batch, padding_share
+from triptych.stages.stage import Batch, Prediction, padding_share
 
 
 class SemanticModel(nn.Module):
@@ -27,19 +27,25 @@ class SemanticModel(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Mean over the targets; the softmax is over all of V, so that the stage is a plain language model."""
-        rows, targets = batch.packed["rows"], batch["targets"]
-        hidden = self.language_model.hidden(batch["tokens"][None], positions=batch["positions"][None], packed=rows)
-        logits = self.language_model.logits(hidden[0, batch["learned"]])
-        loss = cross_entropy(logits, targets, self.label_smoothing if self.training else 0.0)
+        (found,) = self.predictions(batch)
+        loss = cross_entropy(found.logits, found.targets, self.label_smoothing if self.training else 0.0)
         metrics = {
-            "targets": float(len(targets)),
-            "padding_share": padding_share(rows, hidden),
-            "accuracy": accuracy(logits, targets),
+            "targets": float(len(found.targets)),
+            "padding_share": padding_share(found.rows, batch["tokens"][None]),
+            "accuracy": accuracy(found.logits, found.targets),
         }
-        if not self.training:
-            metrics["illegal_mass"] = illegal_mass(logits, self.legal[self.kind_of[targets]])
+        if found.legal is not None:
+            metrics["illegal_mass"] = illegal_mass(found.logits, found.legal)
             metrics["perplexity"] = torch.exp(loss)
         return loss, metrics
+
+    def predictions(self, batch: Batch) -> list[Prediction]:
+        """One, of all targets; `legal` in eval mode."""
+        rows, targets, learned = batch.packed["rows"], batch["targets"], batch["learned"]
+        hidden = self.language_model.hidden(batch["tokens"][None], positions=batch["positions"][None], packed=rows)
+        logits = self.language_model.logits(hidden[0, learned])
+        legal = None if self.training else self.legal[self.kind_of[targets]]
+        return [Prediction(rows, learned, logits, targets, torch.zeros_like(targets), legal)]
 
 
 def kinds(vocabulary: Vocabulary) -> Tensor:

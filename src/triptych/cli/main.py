@@ -26,11 +26,13 @@ from triptych.cli import (
     corpus,
     demo,
     doctor,
+    evaluate,
     export,
     fit,
     inspect,
     inspect_tokens,
     overfit,
+    pairs,
     score,
     speech,
     train,
@@ -95,6 +97,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": speech.convert,
     "resynthesise": speech.resynthesise,
     "score": score.score,
+    "evaluate": evaluate.evaluate,
+    "make-pairs": pairs.make_pairs,
     "demo": demo.demo,
 }
 FITS: dict[str, Callable[..., None]] = {

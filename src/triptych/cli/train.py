@@ -18,6 +18,7 @@ FITS = {
     "acoustic": ("triptych.tokenizers.acoustic.fit", "CodecFitConfig"),
     "tokenize": ("triptych.corpus.shards", "ShardConfig"),
     "speak": ("triptych.stages.cascade", "Settings"),
+    "evaluate": ("triptych.evaluation.subject", "EvaluateConfig"),
     "inspect-codec": ("triptych.evaluation.codec", "CodecInspectConfig"),
     "inspect-tokens": ("triptych.evaluation.token_report", "TokenInspectConfig"),
     "inspect-layers": ("triptych.evaluation.layers", "LayerInspectConfig"),

@@ -217,6 +217,8 @@ def merge_supervisions(supervisions: list[dict[str, Any]]) -> tuple[str | None, 
     for item in supervisions:
         more |= {key: item[key] for key in ("language", "gender") if item.get(key) is not None}
         more |= item.get("custom") or {}
+        for kind, found in (item.get("alignment") or {}).items():
+            more.setdefault("alignment", {}).setdefault(kind, []).extend(found)
     return " ".join(texts) or None, next(iter(speakers), None), more
 
 

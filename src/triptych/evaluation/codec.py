@@ -210,8 +210,6 @@ def load_judge(sample_rate: int, config: CodecInspectConfig) -> Judge:
     Raises:
         ValueError: a recogniser that cannot be loaded.
     """
-    import torch
-
     absent = absent_measures(config.recogniser != NONE, config.speaker != NONE)
     recogniser: Recogniser | None = None if "words" in absent else load_recogniser(config.recogniser)
     speaker: Speaker | None = None
@@ -220,15 +218,23 @@ def load_judge(sample_rate: int, config: CodecInspectConfig) -> Judge:
             speaker = load_speaker()
         except ValueError:
             absent["voice"] = "no package resemblyzer: pip install resemblyzer 'setuptools<81'"
-    distance = MelDistance(sample_rate, (config.mel_window,))
+    mel = mel_distance(sample_rate, config.mel_window)
+    ears = f"{config.recogniser} {config.speaker} {config.mel_window}"
+    cache = Path(config.cache) / "judged.jsonl" if config.cache else None
+    return Judge(sample_rate, mel, absent, recogniser, speaker, cache, ears)
+
+
+def mel_distance(sample_rate: int, window: int) -> Callable[[Waveform, Waveform], float]:
+    """The log-mel distance in dB of two waveforms [N], with windows of so many samples."""
+    import torch
+
+    distance = MelDistance(sample_rate, (window,))
 
     def mel(made: Waveform, given: Waveform) -> float:
         with torch.inference_mode():
             return DECIBEL * float(distance(torch.from_numpy(made)[None], torch.from_numpy(given)[None]))
 
-    ears = f"{config.recogniser} {config.speaker} {config.mel_window}"
-    cache = Path(config.cache) / "judged.jsonl" if config.cache else None
-    return Judge(sample_rate, mel, absent, recogniser, speaker, cache, ears)
+    return mel
 
 
 def other_voices(clips: Sequence[Clip], judge: Judge) -> float | None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from triptych.evaluation import sound
+from triptych.evaluation.naturalness import Dnsmos
 from triptych.evaluation.recogniser import Recogniser
 from triptych.evaluation.score import count_errors, normaliser
 from triptych.evaluation.speaker import Embedding, Speaker, similarity
@@ -163,10 +164,7 @@ class Judge:
         return {"words": (count_errors(wanted, heard) / words, words)}
 
     def _mos(self, made: Waveform) -> dict[str, tuple[float, float] | None]:
-        from speechmos import dnsmos
-
-        loud = np.clip(resample(made, self.sample_rate, RATE), -1.0, 1.0)
-        return {"dnsmos": (float(dnsmos.run(loud, RATE)["ovrl_mos"]), 1.0)}
+        return {"dnsmos": (Dnsmos().rate(made, self.sample_rate), 1.0)}
 
     def _compared(self, clip: Clip, made: Waveform, wanted: list[str]) -> dict[str, tuple[float, float] | None]:
         given, low_given, voice, melody = self._reference(clip)

@@ -8,7 +8,7 @@ Knows no texts that should be heard.
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from triptych.tokenizers.waveform import Waveform, resample
 
@@ -22,6 +22,14 @@ WINDOW_SECONDS = 30.0
 class Recogniser(Protocol):
     def hear(self, waveform: Waveform, sample_rate: int) -> str:
         """The words in a waveform [N]; empty where none are heard."""
+
+
+@runtime_checkable
+class SureRecogniser(Recogniser, Protocol):
+    """One that also says how sure it is."""
+
+    def hear_surely(self, waveform: Waveform, sample_rate: int) -> tuple[str, float | None]:
+        """The words, and the mean log probability (nats) of what was written down; None where nothing was."""
 
 
 def load_recogniser(name: str) -> Recogniser:
@@ -73,14 +81,21 @@ class TransformersRecogniser:
 
 
 class FasterWhisper:
-    """A Whisper model in CTranslate2's format."""
+    """A Whisper model in CTranslate2's format, computed in the fastest precision of the machine."""
 
     def __init__(self, folder: Path) -> None:
         from faster_whisper import WhisperModel
 
-        self.model: Any = WhisperModel(str(folder))
+        self.model: Any = WhisperModel(str(folder), compute_type="auto")
+        self.precision = str(self.model.model.compute_type)
 
     def hear(self, waveform: Waveform, sample_rate: int) -> str:
+        return self.hear_surely(waveform, sample_rate)[0]
+
+    def hear_surely(self, waveform: Waveform, sample_rate: int) -> tuple[str, float | None]:
         sound = resample(waveform, sample_rate, SAMPLE_RATE)
-        parts, _ = self.model.transcribe(sound, language="en", temperature=0.0, condition_on_previous_text=False)
-        return " ".join(part.text.strip() for part in parts)
+        found, _ = self.model.transcribe(sound, language="en", temperature=0.0, condition_on_previous_text=False)
+        parts = list(found)
+        counts = [len(part.tokens) for part in parts]
+        sure = sum(n * part.avg_logprob for n, part in zip(counts, parts, strict=True)) / max(1, sum(counts))
+        return " ".join(part.text.strip() for part in parts), float(sure) if sum(counts) else None

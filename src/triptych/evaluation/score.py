@@ -137,3 +137,13 @@ def count_errors(wanted: str, heard: str) -> int:
         return len(wanted.split()) + len(heard.split())
     found = jiwer.process_words(wanted, heard)
     return int(found.substitutions + found.deletions + found.insertions)
+
+
+def count_character_errors(wanted: str, heard: str) -> int:
+    """`count_errors` in characters, the spaces between words among them."""
+    import jiwer
+
+    if not wanted or not heard:
+        return len(wanted) + len(heard)
+    found = jiwer.process_characters(wanted, heard)
+    return int(found.substitutions + found.deletions + found.insertions)

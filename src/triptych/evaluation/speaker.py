@@ -1,5 +1,9 @@
 """Whose voice it is: whatever turns a recording into a vector that is alike for one speaker. Exchangeable.
 
+    resemblyzer                      the package, with its weights
+    hub id, transformers folder      an x-vector model (WavLM, wav2vec 2.0, data2vec-audio, UniSpeech-SAT), such as
+                                     microsoft/wavlm-base-plus-sv
+
 Knows no texts.
 """
 
@@ -8,10 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tokenizers.waveform import Waveform
+from triptych.tokenizers.waveform import Waveform, resample
 
 Embedding = NDArray[np.float32]
 """[D], of any length"""
+
+
+RESEMBLYZER = "resemblyzer"
+SAMPLE_RATE = 16_000
+"""Hz, at which x-vector models hear"""
+SHORTEST_SECONDS = 0.5
+"""what is shorter is repeated: their convolutions see nothing in it"""
 
 
 class Speaker(Protocol):
@@ -19,12 +30,14 @@ class Speaker(Protocol):
         """The voice in a waveform [N]."""
 
 
-def load_speaker() -> Speaker:
-    """The speaker encoder that is installed.
+def load_speaker(name: str = RESEMBLYZER) -> Speaker:
+    """The speaker encoder that a name means: 'resemblyzer', a folder, or a hub id.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it is not installed, or cannot be loaded.
     """
+    if name != RESEMBLYZER:
+        return XVector(name)
     try:
         return Resemblyzer()
     except ModuleNotFoundError:
@@ -44,6 +57,37 @@ class Resemblyzer:
 
     def embed(self, waveform: Waveform, sample_rate: int) -> Embedding:
         return np.asarray(self.encoder.embed_utterance(self.prepare(waveform, source_sr=sample_rate)), np.float32)
+
+
+class XVector:
+    """An x-vector model through transformers (Snyder et al. 2018, on the layers of a self-supervised encoder).
+
+    Raises:
+        ValueError: no such model, here or on the hub, or one of another kind.
+    """
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioXVector
+
+        try:
+            kinds = AutoConfig.from_pretrained(name).architectures or []
+            self.features: Any = AutoFeatureExtractor.from_pretrained(name)
+            self.model: Any = AutoModelForAudioXVector.from_pretrained(name).eval()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"speaker {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        if not any(kind.endswith("ForXVector") for kind in kinds):
+            raise ValueError(
+                f"speaker {name}: it has {', '.join(kinds) or 'no'} weights, and none of an x-vector model"
+            )
+
+    def embed(self, waveform: Waveform, sample_rate: int) -> Embedding:
+        import torch
+
+        sound = resample(waveform, sample_rate, SAMPLE_RATE)
+        sound = np.tile(sound, -(-int(SHORTEST_SECONDS * SAMPLE_RATE) // max(1, len(sound))))
+        given = self.features(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        with torch.inference_mode():
+            return np.asarray(self.model(**given).embeddings[0].float().numpy(), np.float32)
 
 
 def similarity(one: Embedding, other: Embedding) -> float:

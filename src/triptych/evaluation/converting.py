@@ -1,0 +1,93 @@
+"""Section 'converting': clips in another voice; are the words kept, and has the voice changed?
+
+Knows no page.
+"""
+
+from dataclasses import replace
+
+from triptych.corpus.manifest import Recording
+from triptych.evaluation.report import Column, Sample, Section, Sheet
+from triptych.evaluation.sections import CHARACTERS, NATURAL, NO_VOICE, WORDS, Listener
+from triptych.evaluation.speaker import similarity
+from triptych.evaluation.speaking import Speaks, voices
+from triptych.evaluation.subject import Evaluation
+from triptych.stages.cascade import Utterance
+from triptych.tokenizers.waveform import Waveform
+
+ABOUT = (
+    "Recordings said again in another voice, from their semantic tokens. Word error against what the source says: what "
+    "is far above the recordings' own was lost in the semantic tokens, or in the stages below. Good: nearer to the "
+    "target's voice than to the source's; 'nearer' is the share of utterances for which that is so."
+)
+COLUMNS = {
+    "words": WORDS,
+    "characters": CHARACTERS,
+    "voice-target": Column("voice of the target", "cosine", 3, True),
+    "voice-source": Column("voice of the source", "cosine", 3, False),
+    "voice-nearer": Column("nearer the target", "share", 2, True),
+    "natural": NATURAL,
+}
+UNKNOWN = "Where a clip has no text, what the recogniser hears in the clip itself counts as its text."
+
+
+def converting_section(subject: Evaluation) -> Section:
+    """Converts every clip into a voice that is not its own, the voices in turn."""
+    listener = Listener(subject)
+    sheet = Sheet("converted", "Converted", COLUMNS, listener.absent(COLUMNS))
+    targets = [who for those in voices(subject).values() for who in those]
+    samples: list[Sample] = []
+    for number, clip in enumerate(subject.clips):
+        source = subject.waveform(clip)
+        heard = None if clip.text else listener.hear(source, None)
+        text = heard.words if heard else clip.text
+        row = f"recordings: {subject.group(clip)}"
+        sheet.row(row)
+        listener.words(sheet, row, clip.id, source, text)
+        listener.natural(sheet, row, clip.id, source)
+        others = [who for who in targets if who.name != clip.speaker]
+        if others:
+            target = others[number % len(others)]
+            made = convert(subject, clip, target, number)
+            row = f"from {subject.group(clip)}"
+            sheet.row(row)
+            listener.words(sheet, row, clip.id, made.waveform, text)
+            listener.natural(sheet, row, clip.id, made.waveform)
+            likeness(listener, sheet, row, clip.id, made.waveform, target.waveform, source)
+            if number < subject.settings.samples:
+                samples += pair(subject, clip, target, source, made)
+        subject.progress(number + 1, len(subject.clips), "converted")
+    table = sheet.table(subject.settings.resamples, subject.settings.seed, UNKNOWN)
+    return Section("converting", "Converting", ABOUT, (table,), (), tuple(samples))
+
+
+def convert(subject: Evaluation, clip: Recording, target: Speaks, number: int) -> Utterance:
+    settings = replace(subject.cascade.settings, seed=subject.settings.seed + number)
+
+    def make() -> Utterance:
+        return subject.cascade.convert(subject.file(clip), voice=target.voice, settings=settings)
+
+    return subject.make(f"convert {clip.id} {target.name}", make)
+
+
+def likeness(
+    listener: Listener, sheet: Sheet, row: str, utterance: str, made: Waveform, target: Waveform, source: Waveform
+) -> None:
+    """How like the two voices it is, and which it is nearer to."""
+    new, wanted, given = (listener.embed(waveform) for waveform in (made, target, source))
+    listener.voice(sheet, row, "voice-target", utterance, new, wanted)
+    listener.voice(sheet, row, "voice-source", utterance, new, given)
+    if new is not None and wanted is not None and given is not None:
+        sheet.put(row, "voice-nearer", utterance, float(similarity(new, wanted) > similarity(new, given)))
+    elif listener.judges.speaker is not None:
+        sheet.lack(row, "voice-nearer", NO_VOICE)
+
+
+def pair(subject: Evaluation, clip: Recording, target: Speaks, source: Waveform, made: Utterance) -> list[Sample]:
+    """The source, and what became of it."""
+    kept = subject.keep(f"converting source {clip.id}", source)
+    converted = subject.keep(f"converting {clip.id} {target.name}", made.waveform)
+    strips = {"semantic": made.semantic.tolist(), "level 0": made.codes[0].tolist()}
+    return [
+        Sample(f"source: {clip.speaker or clip.id}", kept, clip.text or ""),
+        Sample(f"in the voice of {target.name}", converted, clip.text or "", strips, made.notes),
+    ]
