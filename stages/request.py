@@ -2,24 +2,29 @@
 
     semantic tokens ──coarse──▶ codes [coarse levels, T'] ──fine──▶ codes [Q, T'] ──codec──▶ Utterance
 
-Knows no bundle and no file.
+What it makes depends on itself alone: a batch steps many requests together, a stream asks for their windows one by one,
+and both leave the work to the same jobs. Knows no bundle and no file.
 """
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
+from triptych.lm.decode import Row, run
 from triptych.lm.sampling import Sampling
 from triptych.stages.bundle import Voice
-from triptych.stages.coarse.generate import generate_coarse
-from triptych.stages.fine.generate import generate_fine
-from triptych.stages.semantic.generate import generate_semantic
+from triptych.stages.coarse.generate import CoarseWork
+from triptych.stages.fine.generate import FineWork
+from triptych.stages.notice import loops, silences
+from triptych.stages.semantic.generate import semantic_row, tokens_of
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.span import PromptConfig, Span
 from triptych.stages.three import STAGES
@@ -52,6 +57,11 @@ class Settings:
     """share of the length that the text should take: speech is no shorter"""
     longest: float = 2.0
     """share likewise: speech is no longer, but for a second"""
+    rate: Annotated[float, Field(ge=0.5, le=2)] = 1.0
+    """speed of speech, 0.5 to 2: its semantic tokens are stretched or left out evenly"""
+    first_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """seconds of the first window of the coarse and fine stages, each one after it twice as long; 0: as long as
+    training rows. Short ones let a stream sound earlier"""
 
 
 @dataclass(frozen=True)
@@ -98,32 +108,50 @@ class Request:
         }
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.pieces: list[NDArray[np.uint16]] = []
+        self.saying: Row | None = None
         self.levels = self._levels()
 
     def clock(self, name: str) -> "_Clock":
         return _Clock(self.seconds, name)
 
-    def semantic(self, text: NDArray[np.uint16], voice: Voice) -> NDArray[np.uint16]:
-        """Semantic tokens of one piece of text, whole beats."""
-        stage, model = self.cascade.stages["semantic"]
-        expected = stage.expected_frames(len(text))
-        longest = max(1, round(expected * self.settings.longest + float(self.cascade.grid.semantic_rate)))
+    def say(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Generator[Row, Row, None]:
+        """The job of the semantic stage: pieces of text, one after another; see `said`."""
+        stage, _ = self.cascade.stages["semantic"]
         prompt_text, prompt = self._semantic_prompt(stage, voice)
-        with self.clock("semantic"):
-            tokens = generate_semantic(
+        for text in pieces:
+            longest = self.longest_frames(len(text))
+            self.saying = semantic_row(
                 stage,
-                model,
                 text=text,
                 prompt_text=prompt_text,
                 prompt=prompt,
-                min_frames=max(1, round(expected * self.settings.shortest)),
+                min_frames=max(1, round(stage.expected_frames(len(text)) * self.settings.shortest)),
                 max_frames=longest,
                 sampling=self.settings.semantic,
                 generator=self.streams["semantic"],
             )
-        if len(tokens) == longest:
-            self.notes.append("the semantic stage reached its longest length: the end may be cut off")
-        return self._whole_beats(tokens)
+            yield self.saying
+            tokens = tokens_of(stage, self.saying)
+            self.saying = None
+            if len(tokens) == longest:
+                self.notes.append("the semantic stage reached its longest length: the end may be cut off")
+            self.pieces.append(self._whole_beats(tokens))
+
+    def longest_frames(self, text_length: int) -> int:
+        """Semantic frames of a text, at most."""
+        expected = self.cascade.stages["semantic"][0].expected_frames(text_length)
+        return max(1, round(expected * self.settings.longest + float(self.cascade.grid.semantic_rate)))
+
+    def said(self, *, ended: bool = True) -> NDArray[np.uint16]:
+        """Semantic tokens so far, at the asked speed; whole beats, once all have `ended`."""
+        parts = [*self.pieces, *([] if self.saying is None else [tokens_of(self.cascade.stages["semantic"][0], self.saying)])]
+        tokens = np.concatenate(parts) if parts else NOTHING
+        if self.settings.rate == 1.0:
+            return tokens
+        frames = math.ceil(len(tokens) / self.settings.rate)
+        kept = np.minimum((np.arange(frames) * self.settings.rate).astype(np.int64), len(tokens) - 1)
+        return self._whole_beats(tokens[kept]) if ended else tokens[kept]
 
     def _semantic_prompt(self, stage: Any, voice: Voice) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """A voice with its text also prompts the semantic stage, where that was trained with prompts so long."""
@@ -135,25 +163,46 @@ class Request:
 
     def freely(self, prompt: NDArray[np.uint16], beats: int) -> NDArray[np.uint16]:
         """`beats` beats of semantic tokens after `prompt`, in windows as long as training rows."""
-        stage, model = self.cascade.stages["semantic"]
+        stage, _ = self.cascade.stages["semantic"]
         s = self.cascade.grid.semantic_per_beat
         longest = self.cascade.grid.beats(stage.config.max_seconds) * s
-        made, wanted = prompt, len(prompt) + beats * s
-        with self.clock("semantic"):
-            while len(made) < wanted:
-                given = made[-longest // 2 :]
-                new = min(wanted - len(made), longest - len(given))
-                tokens = generate_semantic(
+        made, wanted = [prompt], len(prompt) + beats * s
+
+        def job() -> Generator[Row, Row, None]:
+            while len(made[0]) < wanted:
+                given = made[0][-longest // 2 :]
+                new = min(wanted - len(made[0]), longest - len(given))
+                row = yield semantic_row(
                     stage,
-                    model,
                     prompt=given,
                     min_frames=new,
                     max_frames=new,
                     sampling=self.settings.semantic,
                     generator=self.streams["semantic"],
                 )
-                made = np.concatenate([made, tokens])
-        return made[len(prompt) :]
+                made[0] = np.concatenate([made[0], tokens_of(stage, row)])
+
+        with self.clock("semantic"):
+            for _ in run(self.cascade.rule("semantic", beats * s), [job()]):
+                pass
+        return made[0][len(prompt) :]
+
+    def coarse_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> CoarseWork:
+        """Of the coarse stage; its result begins with the codes `made`."""
+        stage, _ = self.cascade.stages["coarse"]
+        before = np.zeros((stage.config.levels, 0), np.uint16) if made is None else made[: stage.config.levels]
+        span, settings = self._span(voice, stage.config.prompt), self.settings
+        return CoarseWork(stage, span, settings.coarse, self.streams["coarse"], before, settings.first_seconds)
+
+    def fine_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> FineWork:
+        """Likewise, of the fine stage."""
+        stage, model = self.cascade.stages["fine"]
+        before = np.zeros((stage.specs.acoustic.levels, 0), np.uint16) if made is None else made
+        span, settings, stream = self._span(voice, stage.config.prompt), self.settings, self.streams["fine"]
+        bf16 = self.cascade.half_products
+        return FineWork(
+            stage, model, span, settings.fine, stream, before, self.levels, settings.first_seconds, bf16
+        )  # fmt: skip
 
     def utter(
         self,
@@ -171,18 +220,15 @@ class Request:
             coarse: true codes; the coarse stage is left out then.
             before, made: a recording that is continued, and the codes of its end with which `semantic` begins.
         """
-        coarse_stage, coarse_model = self.cascade.stages["coarse"]
-        fine_stage, fine_model = self.cascade.stages["fine"]
         if coarse is None:
+            work = self.coarse_work(voice, made)
+            work.semantic, work.ended = semantic, True
             with self.clock("coarse"):
-                span = self._span(voice, coarse_stage.config.prompt)
-                sampling, stream = self.settings.coarse, self.streams["coarse"]
-                coarse = generate_coarse(coarse_stage, coarse_model, semantic, span, sampling, stream, made)
-        with self.clock("fine"):
-            span = self._span(voice, fine_stage.config.prompt)
-            sampling, stream = self.settings.fine, self.streams["fine"]
-            coarse = coarse[: fine_stage.config.coarse_levels]
-            codes = generate_fine(fine_stage, fine_model, coarse, span, sampling, stream, made, self.levels)
+                rule = self.cascade.rule("coarse", len(semantic))
+                for _ in run(rule, [work.job(rule)]):
+                    pass
+            coarse = work.made
+        codes = self.fill(coarse, voice, made)
         if before is not None and made is not None:
             grid = self.cascade.grid
             new = made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat
@@ -190,10 +236,18 @@ class Request:
             codes = np.concatenate([before.codes[: len(codes)], codes[:, made.shape[1] :]], axis=1)
         return self.decode(semantic, codes, text)
 
+    def fill(self, coarse: NDArray[np.uint16], voice: Voice, made: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
+        """All levels that are asked for, of whole coarse codes."""
+        work = self.fine_work(voice, made)
+        with self.clock("fine"):
+            work.go_on(coarse[: work.stage.config.coarse_levels], ended=True)
+        return work.made[: self.levels]
+
     def decode(self, semantic: NDArray[np.uint16], codes: NDArray[np.uint16], text: str | None = None) -> Utterance:
         with self.clock("codec"):
             waveform = self.cascade.tokenizers.acoustic.decode(codes)
         rate = self.cascade.sample_rate
+        self.notes += loops(semantic, float(self.cascade.grid.semantic_rate)) + silences(waveform, rate)
         return Utterance(waveform, rate, semantic, codes, text, dict(self.seconds), tuple(self.notes))
 
     def _levels(self) -> int:
@@ -226,3 +280,9 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.began
+
+
+def share_time(name: str, seconds: float, jobs: Sequence[Request], made: Sequence[int]) -> None:
+    """Seconds of a stage that worked for all `jobs` together, shared out by what it made for each."""
+    for job, part in zip(jobs, made, strict=True):
+        job.seconds[name] = job.seconds.get(name, 0.0) + seconds * part / max(1, sum(made))
