@@ -13,7 +13,7 @@
     audiolm    audiolm-pytorch's semantic transformer, with --audiolm DIR (benchmarks/train.py says how to make it)
 
 Shares are of the read rate that this run measures beside each figure. A busy machine is refused unless --busy says that
-figures do not matter: where other processes take more than a tenth of it within a second. JSON is added to FILE, part by
+figures do not matter: where other processes take more than a fifth of it within a second. JSON is added to FILE, part by
 part.
 """
 
@@ -41,7 +41,7 @@ from triptych.lm.sampling import Sampling
 from triptych.lm.transformer import TransformerConfig
 from triptych.stages.coarse.generate import CoarseWork, coarse_rule
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
-from triptych.stages.fine.generate import FineWork
+from triptych.stages.fine.generate import FineWork, with_half_products
 from triptych.stages.fine.sequence import FineConfig, FineStage
 from triptych.stages.semantic.generate import semantic_rule
 from triptych.stages.semantic.sequence import SemanticConfig, SemanticStage
@@ -50,7 +50,7 @@ from triptych.stages.stage import Specs
 from triptych.tokenizers.precision import has_bf16
 from triptych.tokenizers.spec import TokenizerSpec
 
-BUSY_SHARE = 0.1
+BUSY_SHARE = 0.2
 PROMPT, NEW = 256, 49
 """ids of the semantic prompt, and of what is decoded after it"""
 SAMPLING = Sampling(temperature=0.8, top_k=50)
@@ -147,9 +147,9 @@ def main() -> None:
     for part in said.part:
         torch.manual_seed(0)
         PARTS[part](bench)
-    if said.json:
-        before = json.loads(said.json.read_text()) if said.json.exists() else {}
-        said.json.write_text(json.dumps(before | {"machine": machine} | bench.found, indent=1) + "\n")
+        if said.json:
+            before = json.loads(said.json.read_text()) if said.json.exists() else {}
+            said.json.write_text(json.dumps(before | {"machine": machine} | bench.found, indent=1) + "\n")
 
 
 def taken_by_others(seconds: float = 1.0) -> float:
@@ -303,11 +303,11 @@ def coarse_codes(stage: CoarseStage, rule: Any, semantic: list[Any], slots: int 
     return [work.made for work in works]
 
 
-def fine_codes(stage: FineStage, model: Any, codes: Any, bf16: bool) -> Any:
+def fine_codes(stage: FineStage, model: Any, codes: Any) -> Any:
     nobody = Span(np.zeros(0, np.uint16), np.zeros((8, 0), np.uint16), 0)
     none = np.zeros((8, 0), np.uint16)
     longer = replace(stage, config=replace(stage.config, prompt=replace(stage.config.prompt, max_seconds=14.0)))
-    work = FineWork(longer, model, nobody, Sampling(temperature=0.0), torch.Generator(), none, 8, bf16=bf16)
+    work = FineWork(longer, model, nobody, Sampling(temperature=0.0), torch.Generator(), none, 8)
     work.go_on(codes, ended=True)
     return work.made
 
@@ -322,6 +322,7 @@ def fine(bench: Bench) -> None:
     peers: dict[str, Any] = {"fp32": BarkFineModel(shape).eval()}
     if has_bf16(torch.device("cpu")):
         peers["bf16"] = BarkFineModel(shape).eval().to(torch.bfloat16)
+    models = {"fp32": model, "bf16": with_half_products(model)}
     settings = (
         settings_of.BarkSemanticGenerationConfig(),
         settings_of.BarkCoarseGenerationConfig(),
@@ -340,8 +341,8 @@ def fine(bench: Bench) -> None:
                     bark.generate(flat.clone(), *settings)
                 return seconds
 
-            def own(bf16: bool = dtype == "bf16", codes: Any = codes, seconds: float = seconds) -> float:
-                fine_codes(stage, model, codes, bf16)
+            def own(own: Any = models[dtype], codes: Any = codes, seconds: float = seconds) -> float:
+                fine_codes(stage, own, codes)
                 return seconds
 
             found = bench.turns({f"triptych {dtype}": own, f"Bark {dtype}": peer}, rounds)
@@ -381,7 +382,11 @@ def batch(bench: Bench) -> None:
         first, second = semantic_rule(model, precision, 10**6), coarse_rule(coarse_model, precision, 10**6)
         spent: dict[tuple[str, int], list[float]] = {}
 
-        def cascade(count: int, first: Any = first, second: Any = second, spent: Any = spent, bf16: bool = precision != "fp32") -> float:
+        third = fine_model if precision == "fp32" else with_half_products(fine_model)
+
+        def cascade(
+            count: int, first: Any = first, second: Any = second, third: Any = third, spent: Any = spent
+        ) -> float:
             marks = [time.perf_counter()]
             for _ in run(first, [one(row) for row in semantic_rows(size, count, frames, 40)], count):
                 pass
@@ -389,7 +394,7 @@ def batch(bench: Bench) -> None:
             codes = coarse_codes(coarse_stage, second, [tokens] * count, count)
             marks.append(time.perf_counter())
             for each in codes:
-                fine_codes(fine_stage, fine_model, each, bf16)
+                fine_codes(fine_stage, third, each)
             marks.append(time.perf_counter())
             for name, a, b in zip(("semantic", "coarse", "fine"), marks, marks[1:], strict=False):
                 spent.setdefault((name, count), []).append(count * seconds / (b - a))

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from triptych.lm.blocks import PRECISIONS, Precision
 from triptych.lm.decode import run
 from triptych.stages.bundle import Voice, check_bundle, hear_voice, read_bundle, read_voices
 from triptych.stages.coarse.generate import coarse_rule
+from triptych.stages.fine.generate import with_half_products
 from triptych.stages.request import Request, Settings, Utterance, cut, share_time
 from triptych.stages.semantic.generate import semantic_rule
 from triptych.stages.semantic.sequence import NOTHING
@@ -63,8 +63,6 @@ class Cascade:
     ) -> None:
         self.precision = precision
         """of the weights that decoding reads, on a CPU"""
-        self.half_products = precision != "fp32" and has_bf16(torch.device("cpu"))
-        """matrix products of the fine stage in bfloat16"""
         self._rules: dict[str, Any] = {}
         self.tokenizers, self.stages, self._voices, self.settings = tokenizers, dict(stages), dict(voices), settings
         self.grid: TimeGrid = tokenizers.grid
@@ -126,13 +124,13 @@ class Cascade:
 
         Work of a stage that was done together is shared out by the tokens that came of it.
         """
-        pieces = [self._text_pieces(text) for text in texts]
+        pieces = [self.text_pieces(text) for text in texts]
         first = Request(self, settings)
-        spoken_by = self._voice(voice, voice_text, first)
+        spoken_by = self.voice(voice, voice_text, first)
         for start in range(0, len(texts), LOT * slots):
             lot = range(start, min(len(texts), start + LOT * slots))
             jobs = [first if number == 0 else Request(self, settings) for number in lot]
-            said = self._semantic(jobs, [pieces[number] for number in lot], spoken_by, slots)
+            said = self.say_all(jobs, [pieces[number] for number in lot], spoken_by, slots)
             coarse = self._coarse(jobs, said, spoken_by, slots)
             for number, job, semantic, codes in zip(lot, jobs, said, coarse, strict=True):
                 yield job.decode(semantic, job.fill(codes, spoken_by), texts[number])
@@ -154,8 +152,8 @@ class Cascade:
             ValueError: as `speak`, before the first piece.
         """
         job = Request(self, settings)
-        pieces = self._text_pieces(text)
-        return stream(job, pieces, self._voice(voice, voice_text, job))
+        pieces = self.text_pieces(text)
+        return stream(job, pieces, self.voice(voice, voice_text, job))
 
     def rule(self, stage: str, steps: int = 0) -> Any:
         """How the semantic or the coarse stage decodes: on packed weights, which are made at the first call.
@@ -170,14 +168,26 @@ class Cascade:
             self._rules[stage] = known = (model, make(model, self.precision, steps))
         return known[1]
 
+    @property
+    def fine_model(self) -> Any:
+        """The fine stage's model; its products are in bfloat16 where fewer bits are asked for and can be had."""
+        model = self.stages["fine"][1]
+        if self.precision == "fp32" or not has_bf16(model.flag.weight.device):
+            return model
+        known = self._rules.get("fine")
+        if known is None or known[0] is not model:
+            self._rules["fine"] = known = (model, with_half_products(model))
+        return known[1]
+
     def replace(self, name: str, stage: Any, model: Any) -> None:
         """Another stage, or the same one with other weights, in the place of `name`."""
         self.stages[name] = (stage, model)
         self._rules.pop(name, None)
 
-    def _semantic(
+    def say_all(
         self, jobs: Sequence[Request], pieces: Sequence[list[NDArray[np.uint16]]], voice: Voice, slots: int
     ) -> list[NDArray[np.uint16]]:
+        """Semantic tokens [T] of each job, for its pieces of text."""
         rule = self.rule("semantic", sum(jobs[0].longest_frames(len(piece)) for each in pieces for piece in each) // 2)
         began = time.perf_counter()
         for _ in run(rule, [job.say(each, voice) for job, each in zip(jobs, pieces, strict=True)], slots):
@@ -224,7 +234,7 @@ class Cascade:
         """
         job = Request(self, settings)
         said = self._hear(source, job)
-        return job.utter(said.semantic, self._voice(voice, None, job))
+        return job.utter(said.semantic, self.voice(voice, None, job))
 
     def resynthesise(
         self, source: Path, *, level: str, voice: str | Path | None = None, settings: Settings | None = None
@@ -238,7 +248,7 @@ class Cascade:
         """
         job = Request(self, settings)
         said = self._hear(source, job)
-        prompt = said if voice is None else self._voice(voice, None, job)
+        prompt = said if voice is None else self.voice(voice, None, job)
         if level == "semantic":
             return job.utter(said.semantic, prompt)
         if level == "coarse":
@@ -247,7 +257,8 @@ class Cascade:
             return job.decode(said.semantic, said.codes)
         raise ValueError(f"level '{level}': choose codes, coarse or semantic")
 
-    def _text_pieces(self, text: str) -> list[NDArray[np.uint16]]:
+    def text_pieces(self, text: str) -> list[NDArray[np.uint16]]:
+        """Text tokens [L] of each piece of a text that the semantic stage can speak in one go."""
         front_end = self.tokenizers.text
         if front_end is None:
             raise ValueError("this cascade has no text front end: it continues, converts and resynthesises")
@@ -263,7 +274,8 @@ class Cascade:
 
         return split_text(text, front_end.encode, too_long)
 
-    def _voice(self, voice: str | Path | None, text: str | None, job: "Request") -> Voice:
+    def voice(self, voice: str | Path | None, text: str | None, job: "Request") -> Voice:
+        """A named voice, or one from a recording."""
         if voice is None:
             empty = np.zeros((self.tokenizers.acoustic.spec.levels, 0), np.uint16)
             return next(iter(self._voices.values()), Voice(NOTHING, empty, None))

@@ -118,7 +118,7 @@ class Request:
     def say(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Generator[Row, Row, None]:
         """The job of the semantic stage: pieces of text, one after another; see `said`."""
         stage, _ = self.cascade.stages["semantic"]
-        prompt_text, prompt = self._semantic_prompt(stage, voice)
+        prompt_text, prompt = self.semantic_prompt(stage, voice)
         for text in pieces:
             longest = self.longest_frames(len(text))
             self.saying = semantic_row(
@@ -153,8 +153,8 @@ class Request:
         kept = np.minimum((np.arange(frames) * self.settings.rate).astype(np.int64), len(tokens) - 1)
         return self._whole_beats(tokens[kept]) if ended else tokens[kept]
 
-    def _semantic_prompt(self, stage: Any, voice: Voice) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """A voice with its text also prompts the semantic stage, where that was trained with prompts so long."""
+    def semantic_prompt(self, stage: Any, voice: Voice) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Text tokens and semantic tokens; a voice with its text also prompts the semantic stage, where that was trained with prompts so long."""
         front_end = self.cascade.tokenizers.text
         seconds = len(voice.semantic) / float(self.cascade.grid.semantic_rate)
         if not (voice.text and front_end and stage.config.prompt_share) or seconds > stage.config.prompt_seconds:
@@ -196,13 +196,10 @@ class Request:
 
     def fine_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> FineWork:
         """Likewise, of the fine stage."""
-        stage, model = self.cascade.stages["fine"]
+        stage, model = self.cascade.stages["fine"][0], self.cascade.fine_model
         before = np.zeros((stage.specs.acoustic.levels, 0), np.uint16) if made is None else made
         span, settings, stream = self._span(voice, stage.config.prompt), self.settings, self.streams["fine"]
-        bf16 = self.cascade.half_products
-        return FineWork(
-            stage, model, span, settings.fine, stream, before, self.levels, settings.first_seconds, bf16
-        )  # fmt: skip
+        return FineWork(stage, model, span, settings.fine, stream, before, self.levels, settings.first_seconds)
 
     def utter(
         self,

@@ -1,9 +1,12 @@
 """Fine codes from coarse ones: a pass a level, all frames of a window at once. Knows no audio."""
 
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from triptych.lm.sampling import Sampling, choose
 from triptych.stages.fine.model import FineModel
@@ -32,8 +35,6 @@ class FineWork:
     """to make, at least the coarse ones"""
     first_seconds: float = 0.0
     """of the first window; 0: the longest"""
-    bf16: bool = False
-    """matrix products in bfloat16"""
     number: int = 0
     """windows made"""
 
@@ -48,10 +49,23 @@ class FineWork:
             codes = np.zeros((full, (window.stop - window.context) * a), np.uint16)
             codes[: len(coarse)] = coarse[:, window.context * a : window.stop * a]
             known = np.concatenate([self.prompt.codes, codes], axis=1)
-            with torch.autocast(self.model.flag.weight.device.type, torch.bfloat16, enabled=self.bf16):
+            half = next(_matrices(self.model)).weight.dtype == torch.bfloat16
+            with torch.autocast(self.model.flag.weight.device.type, torch.bfloat16, enabled=half):
                 filled = _fill(self.model, known, given, self.levels, self.sampling, self.generator)
             new = filled[:, given + (window.start - window.context) * a :]
             self.made, self.number = np.concatenate([self.made, new], axis=1), self.number + 1
+
+
+def with_half_products(model: FineModel) -> FineModel:
+    """A copy whose matrix products are in bfloat16; sums, norms and embeddings stay as they are."""
+    half = copy.deepcopy(model)
+    for matrix in _matrices(half):
+        matrix.weight.data = matrix.weight.data.to(torch.bfloat16)
+    return half
+
+
+def _matrices(model: FineModel) -> Iterator[nn.Linear]:
+    return (part for part in model.modules() if isinstance(part, nn.Linear))
 
 
 def generate_fine(

@@ -67,6 +67,23 @@ def tokens_of(stage: SemanticStage, row: Row) -> Tokens:
     return tokens
 
 
+@torch.inference_mode()
+def log_gain(
+    stage: SemanticStage, model: SemanticModel, text: Tokens, prompt_text: Tokens, prompt: Tokens, said: Tokens
+) -> float:
+    """log p(said | text) - log p(said), nats: by how much the text explains what was said after the prompt."""
+    layout, device = stage.layout, model.language_model.embedding.weight.device
+    found = []
+    for given in ((text, prompt_text), (NOTHING, NOTHING)):
+        row = layout.row(*given, prompt, said, ends=False)
+        ids = torch.from_numpy(row.ids).to(device)
+        positions = torch.from_numpy(row.positions).to(device)
+        hidden = model.language_model.hidden(ids[None, :-1], positions=positions[None, :-1])
+        logits = model.language_model.logits(hidden[0, row.first_target - 1 :]).float()
+        found.append(-float(torch.nn.functional.cross_entropy(logits, ids[row.first_target :], reduction="sum")))
+    return found[0] - found[1]
+
+
 def generate_semantic(
     stage: SemanticStage,
     model: SemanticModel,

@@ -22,6 +22,7 @@ import typer
 
 import triptych
 from triptych.cli import (
+    bench,
     bundles,
     corpus,
     demo,
@@ -95,6 +96,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": speech.convert,
     "resynthesise": speech.resynthesise,
     "score": score.score,
+    "bench": bench.bench,
     "demo": demo.demo,
 }
 FITS: dict[str, Callable[..., None]] = {
