@@ -1,4 +1,4 @@
-"""Generation, side by side: random weights, 12 layers × 768, ours and theirs in turns, medians of five with their spread.
+"""Generation, side by side: random weights, 12 layers × 768, in turns; medians of five with their spread.
 
     python benchmarks/generate.py --json FILE                       all parts below but audiolm and stream, two cores
     python benchmarks/generate.py --part semantic --precision fp32  one of them
@@ -13,8 +13,8 @@
     audiolm    audiolm-pytorch's semantic transformer, with --audiolm DIR (benchmarks/train.py says how to make it)
 
 Shares are of the read rate that this run measures beside each figure. A busy machine is refused unless --busy says that
-figures do not matter: where other processes take more than a fifth of it within a second. JSON is added to FILE, part by
-part.
+figures do not matter: where other processes take more than a fifth of it within a second. JSON is added to
+FILE, part by part.
 """
 
 import argparse
@@ -112,13 +112,13 @@ class Bench:
 
     def say(self, part: str, unit: str, found: dict[str, dict[str, float]], against: str | None = None) -> None:
         print(f"\n{part}")
-        for name, one in found.items():
+        for name, rate in found.items():
             if against and name != against and against in found:
-                one["ratio"] = one["median"] / found[against]["median"]
-            more = f"  ×{one['ratio']:.2f}" if "ratio" in one else ""
-            more += f"  {one['share']:.0%} of the read rate" if "share" in one else ""
-            spread = f"{one['least']:,.1f} to {one['most']:,.1f}"
-            print(f"  {name:<34} {one['median']:10,.1f} {unit} ({spread}; read {one['read_GBps']:.0f} GB/s){more}")
+                rate["ratio"] = rate["median"] / found[against]["median"]
+            more = f"  ×{rate['ratio']:.2f}" if "ratio" in rate else ""
+            more += f"  {rate['share']:.0%} of the read rate" if "share" in rate else ""
+            spread = f"{rate['least']:,.2f} to {rate['most']:,.2f}"
+            print(f"  {name:<34} {rate['median']:10,.2f} {unit} ({spread}; read {rate['read_GBps']:.0f} GB/s){more}")
         self.found[part] = {"unit": unit, **found}
 
 
@@ -244,8 +244,8 @@ def semantic(bench: Bench) -> None:
     )
     found = bench.turns(works)
     for precision, rule in rules.items():
-        one = found[f"triptych {precision}"]
-        one["share"] = one["median"] * bytes_read(rule, precision) / (one["read_GBps"] * 1e9)
+        rate = found[f"triptych {precision}"]
+        rate["share"] = rate["median"] * bytes_read(rule, precision) / (rate["read_GBps"] * 1e9)
     bench.say("semantic", "tokens/s", found, "Bark, transformers")
 
 

@@ -54,8 +54,9 @@ class StreamSpeed:
 
     def line(self) -> str:
         return (
-            f"{self.sound:6.1f} s of speech: first sound after {self.first:.2f} s, longest gap {self.longest_gap:.2f} s, "
-            f"stalled for {self.stalled:.2f} s, {self.work / self.sound:.2f} s of work a second"
+            f"{self.sound:6.1f} s of speech: first sound after {self.first:.2f} s, "
+            f"longest gap {self.longest_gap:.2f} s, stalled for {self.stalled:.2f} s, "
+            f"{self.work / self.sound:.2f} s of work a second"
         )
 
 

@@ -6,17 +6,12 @@
 Candidate k is what seed s + k says alone. Knows no recogniser: the caller counts the errors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from triptych.stages.bundle import Voice
 from triptych.stages.request import Request, Settings, Utterance
-from triptych.stages.semantic.generate import log_gain
 from triptych.tokenizers.waveform import Waveform
 
 if TYPE_CHECKING:
@@ -48,7 +43,7 @@ def speak_best(
     pieces = cascade.text_pieces(text)
     spoken_by = cascade.voice(voice, voice_text, jobs[0])
     said = cascade.say_all(jobs, [pieces] * candidates, spoken_by, min(candidates, 8))
-    gains = [gain(job, pieces, spoken_by) for job in jobs]
+    gains = [job.explained(pieces, spoken_by) for job in jobs]
     order = sorted(range(candidates), key=lambda k: -gains[k])
     ranking = ", ".join(f"seed {jobs[k].settings.seed}: {gains[k]:.1f}" for k in order)
     note = f"best of {candidates} by nats a second that the text explains ({ranking})"
@@ -66,11 +61,3 @@ def speak_best(
     )
     least, best = min(heard, key=lambda pair: pair[0])
     return replace(best, notes=(*best.notes, note, f"heard with word error {least:.2f} ({errors_of})"))
-
-
-def gain(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> float:
-    """Nats a second by which the text explains what `job` said."""
-    stage, model = job.cascade.stages["semantic"]
-    prompts = job.semantic_prompt(stage, voice)
-    total = sum(log_gain(stage, model, text, *prompts, said) for text, said in zip(pieces, job.pieces, strict=True))
-    return total / (sum(map(len, job.pieces)) / float(job.cascade.grid.semantic_rate))

@@ -16,7 +16,6 @@ Four jobs: speak a text, continue a recording, convert it into another voice, re
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,23 @@ from numpy.typing import NDArray
 
 from triptych.lm.blocks import PRECISIONS, Precision
 from triptych.lm.decode import run
-from triptych.stages.bundle import Voice, check_bundle, hear_voice, read_bundle, read_voices
+from triptych.stages.bundle import Voice, check_bundle, find_bundle, hear_voice, read_bundle, read_voices
 from triptych.stages.coarse.generate import coarse_rule
 from triptych.stages.fine.generate import with_half_products
-from triptych.stages.request import Request, Settings, Utterance, cut, share_time
+from triptych.stages.request import Request, cut
 from triptych.stages.semantic.generate import semantic_rule
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.split import split_text
 from triptych.stages.stream import stream
 from triptych.stages.three import STAGES, load_stage
+from triptych.stages.utterance import Settings, Utterance, share_time
 from triptych.tokenizers.precision import has_bf16
 from triptych.tokenizers.spec import TimeGrid
 from triptych.tokenizers.trio import Tokenizers
 from triptych.tokenizers.waveform import Waveform
 from triptych.training.config import build
 
-__all__ = ["Cascade", "Settings", "Utterance"]
+__all__ = ["Cascade", "Settings", "Utterance", "find_bundle"]
 
 LONGEST_TEXT = 5_000
 """characters of one request"""
@@ -69,9 +69,7 @@ class Cascade:
         self.sample_rate = tokenizers.acoustic.spec.sample_rate
 
     @classmethod
-    def load(
-        cls, path: Path | str | None = None, device: str = "cpu", precision: Precision = "fp32"
-    ) -> "Cascade":
+    def load(cls, path: Path | str | None = None, device: str = "cpu", precision: Precision = "fp32") -> "Cascade":
         """A bundle folder or hub id; None: the starter, the small cascade in the package.
 
         Args:
@@ -291,27 +289,3 @@ class Cascade:
         with job.clock("tokenizers"):
             tokens = self.tokenizers.tokens(self.tokenizers.prepare_file(path))
             return Voice(tokens.semantic, tokens.codes, None)
-
-
-def find_bundle(path: Path | str | None) -> Path:
-    """The folder that a bundle's folder or hub id means; None: the starter.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if path is None:
-        starter = Path(str(files("triptych") / "starter"))
-        if not (starter / "bundle.json").exists():
-            raise ValueError("this installation carries no starter cascade: name a bundle with --bundle")
-        return starter
-    if Path(path).is_dir():
-        return Path(path)
-    if str(path).count("/") != 1 or str(path).startswith((".", "/")):
-        raise ValueError(f"{path}: no such folder, and no hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{path}: no such folder, and the hub did not give it: {str(error).splitlines()[0]}") from None

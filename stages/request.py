@@ -7,85 +7,29 @@ and both leave the work to the same jobs. Knows no bundle and no file.
 """
 
 import math
-import time
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as config_dataclass
 
 from triptych.lm.decode import Row, run
-from triptych.lm.sampling import Sampling
 from triptych.stages.bundle import Voice
 from triptych.stages.coarse.generate import CoarseWork
 from triptych.stages.fine.generate import FineWork
 from triptych.stages.notice import loops, silences
-from triptych.stages.semantic.generate import semantic_row, tokens_of
+from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.span import PromptConfig, Span
 from triptych.stages.three import STAGES
+from triptych.stages.utterance import Clock, Settings, Utterance
 from triptych.tokenizers.spec import TimeGrid
-from triptych.tokenizers.waveform import Waveform
-from triptych.training.config import STRICT
+
+__all__ = ["Request", "Settings", "Utterance", "cut"]
 
 if TYPE_CHECKING:
     from triptych.stages.cascade import Cascade
-
-
-@config_dataclass(frozen=True, config=STRICT)
-class Settings:
-    """How a cascade is sampled."""
-
-    seed: int = 0
-    """each stage has a stream of its own; the same seed gives the same sound on the same machine type"""
-    semantic: Sampling = Sampling(temperature=0.7, top_p=0.9)
-    """of the semantic stage"""
-    coarse: Sampling = Sampling(temperature=0.8)
-    """of the coarse stage"""
-    fine: Sampling = Sampling(temperature=0.0)
-    """of the fine stage"""
-    levels: int = 0
-    """codec levels that are made and heard, the coarse ones at least; 0: all. Fewer are faster, and clearer where the
-    fine stage has learned little"""
-    prompt_seconds: float = 3.0
-    """seconds of a voice prompt that the coarse and fine stages hear"""
-    shortest: float = 0.5
-    """share of the length that the text should take: speech is no shorter"""
-    longest: float = 2.0
-    """share likewise: speech is no longer, but for a second"""
-    rate: Annotated[float, Field(ge=0.5, le=2)] = 1.0
-    """speed of speech, 0.5 to 2: its semantic tokens are stretched or left out evenly"""
-    first_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """seconds of the first window of the coarse and fine stages, each one after it twice as long; 0: as long as
-    training rows. Short ones let a stream sound earlier"""
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What a cascade made; its tokens and its waveform cover the same time."""
-
-    waveform: Waveform
-    """[N] mono"""
-    sample_rate: int
-    """Hz"""
-    semantic: NDArray[np.uint16]
-    """[T]"""
-    codes: NDArray[np.uint16]
-    """[Q, T']"""
-    text: str | None = None
-    """what was to be said"""
-    seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
-    """work, per stage"""
-    notes: tuple[str, ...] = ()
-    """what a listener should know: a prompt cut short, a length limit reached"""
-
-    @property
-    def seconds(self) -> float:
-        return len(self.waveform) / self.sample_rate
 
 
 def cut(voice: Voice, beats: int, grid: TimeGrid, *, end: bool = False) -> Voice:
@@ -112,8 +56,9 @@ class Request:
         self.saying: Row | None = None
         self.levels = self._levels()
 
-    def clock(self, name: str) -> "_Clock":
-        return _Clock(self.seconds, name)
+    def clock(self, name: str) -> Clock:
+        """Times what is done within, for a stage."""
+        return Clock(self.seconds, name)
 
     def say(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Generator[Row, Row, None]:
         """The job of the semantic stage: pieces of text, one after another; see `said`."""
@@ -138,6 +83,15 @@ class Request:
                 self.notes.append("the semantic stage reached its longest length: the end may be cut off")
             self.pieces.append(self._whole_beats(tokens))
 
+    def explained(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> float:
+        """Nats a second of log p(s | text) - log p(s): by how much the text explains what was said."""
+        stage, model = self.cascade.stages["semantic"]
+        prompts = self.semantic_prompt(stage, voice)
+        total = sum(
+            log_gain(stage, model, text, *prompts, said) for text, said in zip(pieces, self.pieces, strict=True)
+        )
+        return total / (sum(map(len, self.pieces)) / float(self.cascade.grid.semantic_rate))
+
     def longest_frames(self, text_length: int) -> int:
         """Semantic frames of a text, at most."""
         expected = self.cascade.stages["semantic"][0].expected_frames(text_length)
@@ -145,7 +99,10 @@ class Request:
 
     def said(self, *, ended: bool = True) -> NDArray[np.uint16]:
         """Semantic tokens so far, at the asked speed; whole beats, once all have `ended`."""
-        parts = [*self.pieces, *([] if self.saying is None else [tokens_of(self.cascade.stages["semantic"][0], self.saying)])]
+        parts = [
+            *self.pieces,
+            *([] if self.saying is None else [tokens_of(self.cascade.stages["semantic"][0], self.saying)]),
+        ]
         tokens = np.concatenate(parts) if parts else NOTHING
         if self.settings.rate == 1.0:
             return tokens
@@ -154,7 +111,8 @@ class Request:
         return self._whole_beats(tokens[kept]) if ended else tokens[kept]
 
     def semantic_prompt(self, stage: Any, voice: Voice) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """Text tokens and semantic tokens; a voice with its text also prompts the semantic stage, where that was trained with prompts so long."""
+        """Text tokens and semantic tokens: a voice with its text also prompts the semantic stage, where that was
+        trained with prompts so long."""
         front_end = self.cascade.tokenizers.text
         seconds = len(voice.semantic) / float(self.cascade.grid.semantic_rate)
         if not (voice.text and front_end and stage.config.prompt_share) or seconds > stage.config.prompt_seconds:
@@ -233,7 +191,9 @@ class Request:
             codes = np.concatenate([before.codes[: len(codes)], codes[:, made.shape[1] :]], axis=1)
         return self.decode(semantic, codes, text)
 
-    def fill(self, coarse: NDArray[np.uint16], voice: Voice, made: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
+    def fill(
+        self, coarse: NDArray[np.uint16], voice: Voice, made: NDArray[np.uint16] | None = None
+    ) -> NDArray[np.uint16]:
         """All levels that are asked for, of whole coarse codes."""
         work = self.fine_work(voice, made)
         with self.clock("fine"):
@@ -264,22 +224,3 @@ class Request:
     def _whole_beats(self, tokens: NDArray[np.uint16]) -> NDArray[np.uint16]:
         missing = -len(tokens) % self.cascade.grid.semantic_per_beat
         return np.concatenate([tokens, np.repeat(tokens[-1:], missing)])
-
-
-class _Clock:
-    """Adds the seconds of a `with` block to a stage."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.began
-
-
-def share_time(name: str, seconds: float, jobs: Sequence[Request], made: Sequence[int]) -> None:
-    """Seconds of a stage that worked for all `jobs` together, shared out by what it made for each."""
-    for job, part in zip(jobs, made, strict=True):
-        job.seconds[name] = job.seconds.get(name, 0.0) + seconds * part / max(1, sum(made))

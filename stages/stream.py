@@ -49,10 +49,7 @@ def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> 
 
 def _until_enough(job: Request, steps: Iterator[None], frames: int) -> bool:
     """Decodes semantic tokens, about `frames` more; whether all have come."""
-    for taken, _ in enumerate(steps):
-        if taken >= frames:
-            return False
-    return True
+    return all(taken < frames for taken, _ in enumerate(steps))
 
 
 def _sound(job: Request, codes: NDArray[np.uint16], decoded: int, ended: bool) -> tuple[Waveform, int]:

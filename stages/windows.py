@@ -35,7 +35,9 @@ class Schedule:
     """beats of the first window; 0: the longest"""
 
     def __post_init__(self) -> None:
-        assert 0 <= self.tail < self.longest, f"a tail of {self.tail} beats leaves nothing of a window of {self.longest}"
+        assert 0 <= self.tail < self.longest, (
+            f"a tail of {self.tail} beats leaves nothing of a window of {self.longest}"
+        )
 
     def next(self, number: int, made: int, known: int, ended: bool) -> Window | None:
         """Window `number`, that goes on from beat `made`; None: the input up to beat `known` does not fill it yet, or,

@@ -205,4 +205,3 @@ class FlattenedRule(LanguageRule):
 
 
 CoarseRule = AlignedRule | FlattenedRule
-

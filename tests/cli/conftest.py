@@ -29,6 +29,7 @@ class Sampling:
 @dataclass(frozen=True, config=STRICT)
 class Settings:
     seed: int = 0
+    rate: float = 1.0
     semantic: Sampling = field(default_factory=Sampling)
 
 
@@ -56,7 +57,7 @@ class FakeCascade:
 
     @classmethod
     def load(cls, path: str | None = None, precision: str = "fp32") -> "FakeCascade":
-        cls.asked = [("load", path, {})]
+        cls.asked = [("load", path, {} if precision == "fp32" else {"precision": precision})]
         return cls()
 
     @property

@@ -2,8 +2,8 @@
 
     weight [N, K] ──pad──▶ [N / 4, 4, K / 32, 32] ──▶ [N / 4, K / 32, 4, 32]      one stream for each thread
 
-All of them lie in one piece of memory with huge pages, where the system has such, since a step reads all of it. Knows no
-layer.
+All of them lie in one piece of memory with huge pages, where the system has such, since a step reads all of it. Knows
+no layer.
 """
 
 import ctypes

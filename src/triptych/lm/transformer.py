@@ -157,7 +157,7 @@ class Transformer(nn.Module):
         return out
 
     def beside(self, x: Tensor, positions: Tensor, caches: tuple[Cache, ...]) -> Tensor:
-        """Hidden states [B, dim] of one new token a row, x [B, dim] at positions [B]; row r goes on with `caches[r]`."""
+        """Hidden states [B, dim] of one new token a row, x [B, dim] at positions [B]; row r goes on in `caches[r]`."""
         assert self.config.causal and not self.config.alibi and len(caches) == len(x)
         for cache in caches:
             cache.reserve(1)
