@@ -95,7 +95,8 @@ class Request:
     def longest_frames(self, text_length: int) -> int:
         """Semantic frames of a text, at most."""
         expected = self.cascade.stages["semantic"][0].expected_frames(text_length)
-        return max(1, round(expected * self.settings.longest + float(self.cascade.grid.semantic_rate)))
+        frames: float = expected * self.settings.longest + float(self.cascade.grid.semantic_rate)
+        return max(1, round(frames))
 
     def said(self, *, ended: bool = True) -> NDArray[np.uint16]:
         """Semantic tokens so far, at the asked speed; whole beats, once all have `ended`."""

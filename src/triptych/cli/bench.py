@@ -26,7 +26,7 @@ def bench(
     from triptych.stages.bench import measure_stages, measure_stream
     from triptych.stages.cascade import Cascade
 
-    cascade = Cascade.load(bundle, precision=precision or "fp32")
+    cascade = Cascade.load(bundle, precision=precision or "fp32")  # type: ignore[arg-type]
     stages = [speed for requests in (1, batch) for speed in measure_stages(cascade, requests)]
     streams = {first: measure_stream(cascade, 15.0, first) for first in (0.0, 2.0)}
     tier = cascade.rule("semantic").engine.tier

@@ -35,24 +35,25 @@ class Decoded(Protocol):
 
 
 R = TypeVar("R", bound=Decoded)
+R_in = TypeVar("R_in", bound=Decoded, contravariant=True)
 Job = Generator[Any, Any, None]
 """yields a row, is sent that row when it is done, and yields the next one, or ends"""
 
 
-class Rule(Protocol[R]):
+class Rule(Protocol[R_in]):
     """How rows are begun, and go on."""
 
     engine: Engine
 
-    def begin(self, row: R) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    def begin(self, row: R_in) -> tuple[list[tuple[Tensor, Tensor]], int]:
         """Of each place that the row takes: embeddings [S, D] and positions [S] of its prompt; and the most steps."""
         ...
 
-    def note(self, rows: Sequence[R], hidden: Tensor) -> list[bool]:
+    def note(self, rows: Sequence[R_in], hidden: Tensor) -> list[bool]:
         """Chooses what comes next from hidden states [places, D], and takes note of it; which rows go on."""
         ...
 
-    def follow(self, rows: Sequence[R]) -> tuple[Tensor, Tensor]:
+    def follow(self, rows: Sequence[R_in]) -> tuple[Tensor, Tensor]:
         """Embeddings [places, D] and positions [places] of what was chosen last."""
         ...
 

@@ -101,7 +101,8 @@ class PackedLinear(nn.Module):
             out = torch.ops.aten._weight_int8pack_mm(rows.to(torch.bfloat16), self.weight, self.scale)
         else:
             out = torch.ops.mkldnn._linear_pointwise(rows.to(self.dtype), self.weight, None, "none", [], "")
-        return out.to(x.dtype).view(*x.shape[:-1], -1)
+        shaped: Tensor = out.to(x.dtype).view(*x.shape[:-1], -1)
+        return shaped
 
 
 class NativeEngine(Engine):
