@@ -161,9 +161,10 @@ class Cascade:
         """
         model = self.stages[stage][1]
         known = self._rules.get(stage)
-        if known is None or known[0] is not model:
+        longer = known is not None and known[1].engine.tier == "prepacked" and steps > known[2]
+        if known is None or known[0] is not model or longer:
             make: Any = semantic_rule if stage == "semantic" else coarse_rule
-            self._rules[stage] = known = (model, make(model, self.precision, steps))
+            self._rules[stage] = known = (model, make(model, self.precision, steps), steps)
         return known[1]
 
     @property
