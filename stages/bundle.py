@@ -12,6 +12,7 @@ Invariant: file names are fixed here; no path is read from a bundle's JSON. No p
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -173,6 +174,30 @@ def read_bundle(folder: Path) -> dict[str, Any]:
             f"{folder} is a bundle of format {record.get('format')}, not {FORMAT}: use another triptych version"
         )
     return record
+
+
+def find_bundle(path: Path | str | None) -> Path:
+    """The folder that a bundle's folder or hub id means; None: the starter.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if path is None:
+        starter = Path(str(files("triptych") / "starter"))
+        if not (starter / "bundle.json").exists():
+            raise ValueError("this installation carries no starter cascade: name a bundle with --bundle")
+        return starter
+    if Path(path).is_dir():
+        return Path(path)
+    if str(path).count("/") != 1 or str(path).startswith((".", "/")):
+        raise ValueError(f"{path}: no such folder, and no hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"{path}: no such folder, and the hub did not give it: {str(error).splitlines()[0]}") from None
 
 
 def read_voices(folder: Path) -> dict[str, Voice]:

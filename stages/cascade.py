@@ -14,27 +14,38 @@
 Four jobs: speak a text, continue a recording, convert it into another voice, resynthesise it from any level down.
 """
 
-from collections.abc import Mapping
-from importlib.resources import files
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.stages.bundle import Voice, check_bundle, hear_voice, read_bundle, read_voices
-from triptych.stages.request import Request, Settings, Utterance, cut
+from triptych.lm.blocks import PRECISIONS, Precision
+from triptych.lm.decode import run
+from triptych.stages.bundle import Voice, check_bundle, find_bundle, hear_voice, read_bundle, read_voices
+from triptych.stages.coarse.generate import coarse_rule
+from triptych.stages.fine.generate import with_half_products
+from triptych.stages.request import Request, cut
+from triptych.stages.semantic.generate import semantic_rule
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.split import split_text
+from triptych.stages.stream import stream
 from triptych.stages.three import STAGES, load_stage
+from triptych.stages.utterance import Settings, Utterance, share_time
+from triptych.tokenizers.precision import has_bf16
 from triptych.tokenizers.spec import TimeGrid
 from triptych.tokenizers.trio import Tokenizers
+from triptych.tokenizers.waveform import Waveform
 from triptych.training.config import build
 
-__all__ = ["Cascade", "Settings", "Utterance"]
+__all__ = ["Cascade", "Settings", "Utterance", "find_bundle"]
 
 LONGEST_TEXT = 5_000
 """characters of one request"""
+LOT = 4
+"""texts a slot that go through the stages together; their sound is there before the next lot begins"""
 TAIL_SECONDS = 2.0
 """of a recording that is continued: heard as what was just said, not as a prompt"""
 
@@ -48,25 +59,33 @@ class Cascade:
         stages: Mapping[str, tuple[Any, Any]],
         voices: Mapping[str, Voice],
         settings: Settings,
+        precision: Precision = "fp32",
     ) -> None:
+        self.precision = precision
+        """of the weights that decoding reads, on a CPU"""
+        self._rules: dict[str, Any] = {}
         self.tokenizers, self.stages, self._voices, self.settings = tokenizers, dict(stages), dict(voices), settings
         self.grid: TimeGrid = tokenizers.grid
         self.sample_rate = tokenizers.acoustic.spec.sample_rate
 
     @classmethod
-    def load(cls, path: Path | str | None = None, device: str = "cpu") -> "Cascade":
+    def load(cls, path: Path | str | None = None, device: str = "cpu", precision: Precision = "fp32") -> "Cascade":
         """A bundle folder or hub id; None: the starter, the small cascade in the package.
 
+        Args:
+            precision: of the weights on a CPU: fp32, or bf16 or int8, which are faster.
         Raises:
-            ValueError: no bundle there, or its parts do not belong together.
+            ValueError: no bundle there, its parts do not belong together, or no such precision.
         """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
         folder = find_bundle(path)
         record = read_bundle(folder)
         tokenizers = Tokenizers.load(folder / "tokenizers")
         stages = {name: load_stage(folder / "stages" / name, device) for name in STAGES}
         check_bundle(folder, tokenizers, {name: stage for name, (stage, _) in stages.items()})
         settings = build(Settings, record["settings"], f"settings of {folder}")
-        return cls(tokenizers, stages, read_voices(folder), settings)
+        return cls(tokenizers, stages, read_voices(folder), settings, precision)
 
     def voices(self) -> dict[str, str]:
         """Named voices, and what each says in its prompt."""
@@ -92,11 +111,106 @@ class Cascade:
         Raises:
             ValueError: a text that is empty, too long or cannot be spoken; a voice that cannot be heard.
         """
+        return next(self.speak_all([text], voice=voice, voice_text=voice_text, settings=settings))
+
+    def speak_all(
+        self,
+        texts: Sequence[str],
+        *,
+        voice: str | Path | Voice | None = None,
+        voice_text: str | None = None,
+        settings: Settings | None = None,
+        slots: int = 8,
+    ) -> Iterator[Utterance]:
+        """Speaks each text as `speak` does, up to `slots` of them at a time; see there.
+
+        Work of a stage that was done together is shared out by the tokens that came of it.
+        """
+        pieces = [self.text_pieces(text) for text in texts]
+        first = Request(self, settings)
+        spoken_by = self.voice(voice, voice_text, first)
+        for start in range(0, len(texts), LOT * slots):
+            lot = range(start, min(len(texts), start + LOT * slots))
+            jobs = [first if number == 0 else Request(self, settings) for number in lot]
+            said = self.say_all(jobs, [pieces[number] for number in lot], spoken_by, slots)
+            coarse = self._coarse(jobs, said, spoken_by, slots)
+            for number, job, semantic, codes in zip(lot, jobs, said, coarse, strict=True):
+                yield job.decode(semantic, job.fill(codes, spoken_by), texts[number])
+
+    def stream(
+        self,
+        text: str,
+        *,
+        voice: str | Path | Voice | None = None,
+        voice_text: str | None = None,
+        settings: Settings | None = None,
+    ) -> Iterator[Waveform]:
+        """The waveform of `speak`, piece by piece, while the rest is being made: [n] each, at `sample_rate`.
+
+        The tokens are those of `speak`; the sound is decoded in pieces and agrees within -60 dB. Short windows
+        (`first_seconds=2`) sound earlier.
+
+        Raises:
+            ValueError: as `speak`, before the first piece.
+        """
         job = Request(self, settings)
-        pieces = self._text_pieces(text)
-        spoken_by = self._voice(voice, voice_text, job)
-        semantic = np.concatenate([job.semantic(piece, spoken_by) for piece in pieces])
-        return job.utter(semantic, spoken_by, text=text)
+        pieces = self.text_pieces(text)
+        return stream(job, pieces, self.voice(voice, voice_text, job))
+
+    def rule(self, stage: str, steps: int = 0) -> Any:
+        """How the semantic or the coarse stage decodes: on packed weights, which are made at the first call.
+
+        Args:
+            steps: about to be made; where the work is long, faster code is built first (see lm/engine.py).
+        """
+        model = self.stages[stage][1]
+        known = self._rules.get(stage)
+        longer = known is not None and known[1].engine.tier == "prepacked" and steps > known[2]
+        if known is None or known[0] is not model or longer:
+            make: Any = semantic_rule if stage == "semantic" else coarse_rule
+            self._rules[stage] = known = (model, make(model, self.precision, steps), steps)
+        return known[1]
+
+    @property
+    def fine_model(self) -> Any:
+        """The fine stage's model; its products are in bfloat16 where fewer bits are asked for and can be had."""
+        model = self.stages["fine"][1]
+        if self.precision == "fp32" or not has_bf16(model.flag.weight.device):
+            return model
+        known = self._rules.get("fine")
+        if known is None or known[0] is not model:
+            self._rules["fine"] = known = (model, with_half_products(model))
+        return known[1]
+
+    def replace(self, name: str, stage: Any, model: Any) -> None:
+        """Another stage, or the same one with other weights, in the place of `name`."""
+        self.stages[name] = (stage, model)
+        self._rules.pop(name, None)
+
+    def say_all(
+        self, jobs: Sequence[Request], pieces: Sequence[list[NDArray[np.uint16]]], voice: Voice, slots: int
+    ) -> list[NDArray[np.uint16]]:
+        """Semantic tokens [T] of each job, for its pieces of text."""
+        rule = self.rule("semantic", sum(jobs[0].longest_frames(len(piece)) for each in pieces for piece in each) // 2)
+        began = time.perf_counter()
+        for _ in run(rule, [job.say(each, voice) for job, each in zip(jobs, pieces, strict=True)], slots):
+            pass
+        said = [job.said() for job in jobs]
+        share_time("semantic", time.perf_counter() - began, jobs, [len(tokens) for tokens in said])
+        return said
+
+    def _coarse(
+        self, jobs: Sequence[Request], said: Sequence[NDArray[np.uint16]], voice: Voice, slots: int
+    ) -> list[NDArray[np.uint16]]:
+        works = [job.coarse_work(voice) for job in jobs]
+        for work, semantic in zip(works, said, strict=True):
+            work.semantic, work.ended = semantic, True
+        rule = self.rule("coarse", sum(map(len, said)))
+        began = time.perf_counter()
+        for _ in run(rule, [work.job(rule) for work in works], slots):
+            pass
+        share_time("coarse", time.perf_counter() - began, jobs, [work.made.shape[1] for work in works])
+        return [work.made for work in works]
 
     def continue_(self, prompt: Path, *, seconds: float = 5.0, settings: Settings | None = None) -> Utterance:
         """Goes on for `seconds` where a recording ends; the result begins with the recording.
@@ -123,7 +237,7 @@ class Cascade:
         """
         job = Request(self, settings)
         said = self._hear(source, job)
-        return job.utter(said.semantic, self._voice(voice, None, job))
+        return job.utter(said.semantic, self.voice(voice, None, job))
 
     def resynthesise(
         self, source: Path, *, level: str, voice: str | Path | None = None, settings: Settings | None = None
@@ -137,7 +251,7 @@ class Cascade:
         """
         job = Request(self, settings)
         said = self._hear(source, job)
-        prompt = said if voice is None else self._voice(voice, None, job)
+        prompt = said if voice is None else self.voice(voice, None, job)
         if level == "semantic":
             return job.utter(said.semantic, prompt)
         if level == "coarse":
@@ -146,7 +260,8 @@ class Cascade:
             return job.decode(said.semantic, said.codes)
         raise ValueError(f"level '{level}': choose codes, coarse or semantic")
 
-    def _text_pieces(self, text: str) -> list[NDArray[np.uint16]]:
+    def text_pieces(self, text: str) -> list[NDArray[np.uint16]]:
+        """Text tokens [L] of each piece of a text that the semantic stage can speak in one go."""
         front_end = self.tokenizers.text
         if front_end is None:
             raise ValueError("this cascade has no text front end: it continues, converts and resynthesises")
@@ -162,7 +277,8 @@ class Cascade:
 
         return split_text(text, front_end.encode, too_long)
 
-    def _voice(self, voice: str | Path | Voice | None, text: str | None, job: "Request") -> Voice:
+    def voice(self, voice: str | Path | Voice | None, text: str | None, job: "Request") -> Voice:
+        """A named voice, one from a recording, or one that is tokenized already."""
         if isinstance(voice, Voice):
             return voice
         if voice is None:
@@ -180,27 +296,3 @@ class Cascade:
         with job.clock("tokenizers"):
             tokens = self.tokenizers.tokens(self.tokenizers.prepare_file(path))
             return Voice(tokens.semantic, tokens.codes, None)
-
-
-def find_bundle(path: Path | str | None) -> Path:
-    """The folder that a bundle's folder or hub id means; None: the starter.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if path is None:
-        starter = Path(str(files("triptych") / "starter"))
-        if not (starter / "bundle.json").exists():
-            raise ValueError("this installation carries no starter cascade: name a bundle with --bundle")
-        return starter
-    if Path(path).is_dir():
-        return Path(path)
-    if str(path).count("/") != 1 or str(path).startswith((".", "/")):
-        raise ValueError(f"{path}: no such folder, and no hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{path}: no such folder, and the hub did not give it: {str(error).splitlines()[0]}") from None

@@ -58,7 +58,7 @@ class Listener:
 
     def _codes(self, index: int, model: Any) -> NDArray[Any]:
         if self.cascade is not None:
-            self.cascade.stages["semantic"] = (self.stage, model)
+            self.cascade.replace("semantic", self.stage, model)
             return self.cascade.speak(str(self.held_out.shards.row(index).text)).codes
         clip = self.held_out.clip(index)
         start = self.held_out.clip(index, 0, self.held_out.grid.beats(PROMPT_SECONDS))

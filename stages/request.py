@@ -2,83 +2,37 @@
 
     semantic tokens ──coarse──▶ codes [coarse levels, T'] ──fine──▶ codes [Q, T'] ──codec──▶ Utterance
 
-Knows no bundle and no file.
+What it makes depends on itself alone: a batch steps many requests together, a stream asks for their windows one by one,
+and both leave the work to the same jobs. Knows no bundle and no file.
 """
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass as config_dataclass
 
-from triptych.lm.sampling import Sampling
+from triptych.lm.decode import Row, run
 from triptych.stages.bundle import Voice
-from triptych.stages.coarse.generate import generate_coarse
-from triptych.stages.fine.generate import generate_fine
-from triptych.stages.semantic.generate import generate_semantic
+from triptych.stages.coarse.generate import CoarseWork
+from triptych.stages.fine.generate import FineWork
+from triptych.stages.notice import loops, silences
+from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.span import PromptConfig, Span
 from triptych.stages.three import STAGES
+from triptych.stages.utterance import Clock, Settings, Utterance
 from triptych.tokenizers.spec import TimeGrid
-from triptych.tokenizers.waveform import Waveform
-from triptych.training.config import STRICT
+
+__all__ = ["Request", "Settings", "Utterance", "cut"]
 
 if TYPE_CHECKING:
     from triptych.stages.cascade import Cascade
 
 REACHED_LONGEST = "the semantic stage reached its longest length: the end may be cut off"
 """a note"""
-
-
-@config_dataclass(frozen=True, config=STRICT)
-class Settings:
-    """How a cascade is sampled."""
-
-    seed: int = 0
-    """each stage has a stream of its own; the same seed gives the same sound on the same machine type"""
-    semantic: Sampling = Sampling(temperature=0.7, top_p=0.9)
-    """of the semantic stage"""
-    coarse: Sampling = Sampling(temperature=0.8)
-    """of the coarse stage"""
-    fine: Sampling = Sampling(temperature=0.0)
-    """of the fine stage"""
-    levels: int = 0
-    """codec levels that are made and heard, the coarse ones at least; 0: all. Fewer are faster, and clearer where the
-    fine stage has learned little"""
-    prompt_seconds: float = 3.0
-    """seconds of a voice prompt that the coarse and fine stages hear"""
-    shortest: float = 0.5
-    """share of the length that the text should take: speech is no shorter"""
-    longest: float = 2.0
-    """share likewise: speech is no longer, but for a second"""
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What a cascade made; its tokens and its waveform cover the same time."""
-
-    waveform: Waveform
-    """[N] mono"""
-    sample_rate: int
-    """Hz"""
-    semantic: NDArray[np.uint16]
-    """[T]"""
-    codes: NDArray[np.uint16]
-    """[Q, T']"""
-    text: str | None = None
-    """what was to be said"""
-    seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
-    """work, per stage"""
-    notes: tuple[str, ...] = ()
-    """what a listener should know: a prompt cut short, a length limit reached"""
-
-    @property
-    def seconds(self) -> float:
-        return len(self.waveform) / self.sample_rate
 
 
 def cut(voice: Voice, beats: int, grid: TimeGrid, *, end: bool = False) -> Voice:
@@ -101,35 +55,76 @@ class Request:
         }
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.pieces: list[NDArray[np.uint16]] = []
+        self.saying: Row | None = None
         self.levels = self._levels()
 
-    def clock(self, name: str) -> "_Clock":
-        return _Clock(self.seconds, name)
+    def clock(self, name: str) -> Clock:
+        """Times what is done within, for a stage."""
+        return Clock(self.seconds, name)
 
-    def semantic(self, text: NDArray[np.uint16], voice: Voice) -> NDArray[np.uint16]:
-        """Semantic tokens of one piece of text, whole beats."""
-        stage, model = self.cascade.stages["semantic"]
-        expected = stage.expected_frames(len(text))
-        longest = max(1, round(expected * self.settings.longest + float(self.cascade.grid.semantic_rate)))
-        prompt_text, prompt = self._semantic_prompt(stage, voice)
-        with self.clock("semantic"):
-            tokens = generate_semantic(
+    def say(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Generator[Row, Row, None]:
+        """The job of the semantic stage: pieces of text, one after another; see `said`."""
+        stage, _ = self.cascade.stages["semantic"]
+        prompt_text, prompt = self.semantic_prompt(stage, voice)
+        for text in pieces:
+            longest = self.longest_frames(len(text))
+            self.saying = semantic_row(
                 stage,
-                model,
                 text=text,
                 prompt_text=prompt_text,
                 prompt=prompt,
-                min_frames=max(1, round(expected * self.settings.shortest)),
+                min_frames=max(1, round(stage.expected_frames(len(text)) * self.settings.shortest)),
                 max_frames=longest,
                 sampling=self.settings.semantic,
                 generator=self.streams["semantic"],
             )
-        if len(tokens) == longest:
-            self.notes.append(REACHED_LONGEST)
-        return self._whole_beats(tokens)
+            yield self.saying
+            tokens = tokens_of(stage, self.saying)
+            self.saying = None
+            if len(tokens) == longest:
+                self.notes.append(REACHED_LONGEST)
+            self.pieces.append(self._whole_beats(tokens))
 
-    def _semantic_prompt(self, stage: Any, voice: Voice) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """A voice with its text also prompts the semantic stage, where that was trained with prompts so long."""
+    def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:
+        """Semantic tokens [T] of pieces of text, of this request alone."""
+        rule = self.cascade.rule("semantic", sum(self.longest_frames(len(text)) for text in pieces))
+        with self.clock("semantic"):
+            for _ in run(rule, [self.say(pieces, voice)]):
+                pass
+        return self.said()
+
+    def explained(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> float:
+        """Nats a second of log p(s | text) - log p(s): by how much the text explains what was said."""
+        stage, model = self.cascade.stages["semantic"]
+        prompts = self.semantic_prompt(stage, voice)
+        total = sum(
+            log_gain(stage, model, text, *prompts, said) for text, said in zip(pieces, self.pieces, strict=True)
+        )
+        return total / (sum(map(len, self.pieces)) / float(self.cascade.grid.semantic_rate))
+
+    def longest_frames(self, text_length: int) -> int:
+        """Semantic frames of a text, at most."""
+        expected = self.cascade.stages["semantic"][0].expected_frames(text_length)
+        frames: float = expected * self.settings.longest + float(self.cascade.grid.semantic_rate)
+        return max(1, round(frames))
+
+    def said(self, *, ended: bool = True) -> NDArray[np.uint16]:
+        """Semantic tokens so far, at the asked speed; whole beats, once all have `ended`."""
+        parts = [
+            *self.pieces,
+            *([] if self.saying is None else [tokens_of(self.cascade.stages["semantic"][0], self.saying)]),
+        ]
+        tokens = np.concatenate(parts) if parts else NOTHING
+        if self.settings.rate == 1.0:
+            return tokens
+        frames = math.ceil(len(tokens) / self.settings.rate)
+        kept = np.minimum((np.arange(frames) * self.settings.rate).astype(np.int64), len(tokens) - 1)
+        return self._whole_beats(tokens[kept]) if ended else tokens[kept]
+
+    def semantic_prompt(self, stage: Any, voice: Voice) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Text tokens and semantic tokens: a voice with its text also prompts the semantic stage, where that was
+        trained with prompts so long."""
         front_end = self.cascade.tokenizers.text
         seconds = len(voice.semantic) / float(self.cascade.grid.semantic_rate)
         if not (voice.text and front_end and stage.config.prompt_share) or seconds > stage.config.prompt_seconds:
@@ -138,25 +133,43 @@ class Request:
 
     def freely(self, prompt: NDArray[np.uint16], beats: int) -> NDArray[np.uint16]:
         """`beats` beats of semantic tokens after `prompt`, in windows as long as training rows."""
-        stage, model = self.cascade.stages["semantic"]
+        stage, _ = self.cascade.stages["semantic"]
         s = self.cascade.grid.semantic_per_beat
         longest = self.cascade.grid.beats(stage.config.max_seconds) * s
-        made, wanted = prompt, len(prompt) + beats * s
-        with self.clock("semantic"):
-            while len(made) < wanted:
-                given = made[-longest // 2 :]
-                new = min(wanted - len(made), longest - len(given))
-                tokens = generate_semantic(
+        made, wanted = [prompt], len(prompt) + beats * s
+
+        def job() -> Generator[Row, Row, None]:
+            while len(made[0]) < wanted:
+                given = made[0][-longest // 2 :]
+                new = min(wanted - len(made[0]), longest - len(given))
+                row = yield semantic_row(
                     stage,
-                    model,
                     prompt=given,
                     min_frames=new,
                     max_frames=new,
                     sampling=self.settings.semantic,
                     generator=self.streams["semantic"],
                 )
-                made = np.concatenate([made, tokens])
-        return made[len(prompt) :]
+                made[0] = np.concatenate([made[0], tokens_of(stage, row)])
+
+        with self.clock("semantic"):
+            for _ in run(self.cascade.rule("semantic", beats * s), [job()]):
+                pass
+        return made[0][len(prompt) :]
+
+    def coarse_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> CoarseWork:
+        """Of the coarse stage; its result begins with the codes `made`."""
+        stage, _ = self.cascade.stages["coarse"]
+        before = np.zeros((stage.config.levels, 0), np.uint16) if made is None else made[: stage.config.levels]
+        span, settings = self._span(voice, stage.config.prompt), self.settings
+        return CoarseWork(stage, span, settings.coarse, self.streams["coarse"], before, settings.first_seconds)
+
+    def fine_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> FineWork:
+        """Likewise, of the fine stage."""
+        stage, model = self.cascade.stages["fine"][0], self.cascade.fine_model
+        before = np.zeros((stage.specs.acoustic.levels, 0), np.uint16) if made is None else made
+        span, settings, stream = self._span(voice, stage.config.prompt), self.settings, self.streams["fine"]
+        return FineWork(stage, model, span, settings.fine, stream, before, self.levels, settings.first_seconds)
 
     def utter(
         self,
@@ -174,18 +187,15 @@ class Request:
             coarse: true codes; the coarse stage is left out then.
             before, made: a recording that is continued, and the codes of its end with which `semantic` begins.
         """
-        coarse_stage, coarse_model = self.cascade.stages["coarse"]
-        fine_stage, fine_model = self.cascade.stages["fine"]
         if coarse is None:
+            work = self.coarse_work(voice, made)
+            work.semantic, work.ended = semantic, True
             with self.clock("coarse"):
-                span = self._span(voice, coarse_stage.config.prompt)
-                sampling, stream = self.settings.coarse, self.streams["coarse"]
-                coarse = generate_coarse(coarse_stage, coarse_model, semantic, span, sampling, stream, made)
-        with self.clock("fine"):
-            span = self._span(voice, fine_stage.config.prompt)
-            sampling, stream = self.settings.fine, self.streams["fine"]
-            coarse = coarse[: fine_stage.config.coarse_levels]
-            codes = generate_fine(fine_stage, fine_model, coarse, span, sampling, stream, made, self.levels)
+                rule = self.cascade.rule("coarse", len(semantic))
+                for _ in run(rule, [work.job(rule)]):
+                    pass
+            coarse = work.made
+        codes = self.fill(coarse, voice, made)
         if before is not None and made is not None:
             grid = self.cascade.grid
             new = made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat
@@ -193,10 +203,20 @@ class Request:
             codes = np.concatenate([before.codes[: len(codes)], codes[:, made.shape[1] :]], axis=1)
         return self.decode(semantic, codes, text)
 
+    def fill(
+        self, coarse: NDArray[np.uint16], voice: Voice, made: NDArray[np.uint16] | None = None
+    ) -> NDArray[np.uint16]:
+        """All levels that are asked for, of whole coarse codes."""
+        work = self.fine_work(voice, made)
+        with self.clock("fine"):
+            work.go_on(coarse[: work.stage.config.coarse_levels], ended=True)
+        return work.made[: self.levels]
+
     def decode(self, semantic: NDArray[np.uint16], codes: NDArray[np.uint16], text: str | None = None) -> Utterance:
         with self.clock("codec"):
             waveform = self.cascade.tokenizers.acoustic.decode(codes)
         rate = self.cascade.sample_rate
+        self.notes += loops(semantic, float(self.cascade.grid.semantic_rate)) + silences(waveform, rate)
         return Utterance(waveform, rate, semantic, codes, text, dict(self.seconds), tuple(self.notes))
 
     def _levels(self) -> int:
@@ -216,16 +236,3 @@ class Request:
     def _whole_beats(self, tokens: NDArray[np.uint16]) -> NDArray[np.uint16]:
         missing = -len(tokens) % self.cascade.grid.semantic_per_beat
         return np.concatenate([tokens, np.repeat(tokens[-1:], missing)])
-
-
-class _Clock:
-    """Adds the seconds of a `with` block to a stage."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.began

@@ -1,21 +1,76 @@
-"""Coarse codes from semantic tokens, in the voice of a prompt. Knows no audio."""
+"""Coarse codes from semantic tokens, in the voice of a prompt; many requests at once. Knows no audio."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from triptych.lm.decode import generate
-from triptych.lm.sampling import Sampling, choose
+from triptych.lm.blocks import Precision
+from triptych.lm.cache import Cache
+from triptych.lm.decode import BROKEN, LanguageRule, Row, run
+from triptych.lm.engine import Engine, make_engine
+from triptych.lm.sampling import Sampling, choose, guide
 from triptych.stages.coarse.model import AlignedModel, FlattenedModel
 from triptych.stages.coarse.sequence import CoarseStage
 from triptych.stages.span import Span
 from triptych.stages.speech import Tokens
-from triptych.stages.windows import windows
+from triptych.stages.windows import Schedule
 
 TAIL_SECONDS = 2.0
 """of what is made already, heard again by the next window"""
 
 
-@torch.inference_mode()
+def coarse_rule(
+    model: AlignedModel | FlattenedModel, precision: Precision | None = None, steps: int = 0
+) -> "CoarseRule":
+    """How codes are decoded; None: with the weights that the model has at the moment, as in training."""
+    inner = model.transformer if isinstance(model, AlignedModel) else model.language_model.transformer
+    engine = make_engine(inner, precision, steps) if precision else Engine(inner)
+    return AlignedRule(model, engine) if isinstance(model, AlignedModel) else FlattenedRule(model, engine)
+
+
+@dataclass
+class CoarseWork:
+    """Codes in the making: of a request, window by window."""
+
+    stage: CoarseStage
+    prompt: Span
+    """the voice: its semantic tokens and codes; may be empty"""
+    sampling: Sampling
+    generator: torch.Generator
+    made: Tokens
+    """[levels, n] so far"""
+    first_seconds: float = 0.0
+    """of the first window; 0: the longest"""
+    semantic: Tokens = field(default_factory=lambda: np.zeros(0, np.uint16))
+    """[T] so far"""
+    ended: bool = False
+    """`semantic` is all there is"""
+    number: int = 0
+    """windows made"""
+
+    def job(self, rule: "CoarseRule") -> Generator[Any, Any, None]:
+        """Makes what can be made of the semantic tokens so far, window after window; see `lm.decode`."""
+        grid, levels = self.stage.specs.grid, self.stage.config.levels
+        s, a = grid.semantic_per_beat, grid.acoustic_per_beat
+        longest = grid.beats(self.stage.config.prompt.max_seconds) - len(self.prompt.semantic) // s
+        schedule = Schedule.of(grid, longest, TAIL_SECONDS, self.first_seconds)
+        while True:
+            window = schedule.next(self.number, self.made.shape[1] // a, len(self.semantic) // s, self.ended)
+            if window is None:
+                return
+            tail = self.made[:, window.context * a : window.start * a]
+            known = np.concatenate([self.prompt.codes[:levels], tail], axis=1)
+            heard = np.concatenate([self.prompt.semantic, self.semantic[window.context * s : window.stop * s]])
+            span = Span(heard, known, self.prompt.codes.shape[1])
+            row = yield rule.row(span, (window.stop - window.start) * a, self.sampling, self.generator)
+            self.made = np.concatenate([self.made, rule.codes(row)], axis=1)
+            self.number += 1
+
+
 def generate_coarse(
     stage: CoarseStage,
     model: AlignedModel | FlattenedModel,
@@ -31,63 +86,122 @@ def generate_coarse(
         prompt: the voice: its semantic tokens and codes; may be empty.
         made: codes [Q, n] of the first frames, where these exist already; the result begins with them.
     """
-    grid, levels = stage.specs.grid, stage.config.levels
-    s, a = grid.semantic_per_beat, grid.acoustic_per_beat
-    longest = grid.beats(stage.config.prompt.max_seconds) - len(prompt.semantic) // s
-    made = np.zeros((levels, 0), np.uint16) if made is None else made[:levels]
-    tail_beats = min(grid.beats(TAIL_SECONDS), longest // 2)
-    for window in windows(len(semantic) // s, longest, tail_beats, made.shape[1] // a):
-        tail = made[:, window.context * a : window.start * a]
-        known = np.concatenate([prompt.codes[:levels], tail], axis=1)
-        heard = np.concatenate([prompt.semantic, semantic[window.context * s : window.stop * s]])
-        span = Span(heard, known, prompt.codes.shape[1])
-        new = (window.stop - window.start) * a
-        if isinstance(model, AlignedModel):
-            codes = _aligned(model, span, new, sampling, generator)
-        else:
-            codes = _flattened(model, span, new, sampling, generator)
-        made = np.concatenate([made, codes], axis=1)
-    return made
+    levels = stage.config.levels
+    before = np.zeros((levels, 0), np.uint16) if made is None else made[:levels]
+    work = CoarseWork(stage, prompt, sampling, generator, before, semantic=semantic, ended=True)
+    rule = coarse_rule(model)
+    for _ in run(rule, [work.job(rule)]):
+        pass
+    return work.made
 
 
-def _aligned(model: AlignedModel, span: Span, new: int, sampling: Sampling, generator: torch.Generator) -> Tokens:
+@dataclass
+class AlignedRow:
     """`new` frames after those of `span`, whose semantic tokens cover both."""
-    device = model.start.device
-    known = span.codes.shape[1]
-    condition = model.encode(torch.from_numpy(span.semantic.astype(np.int64))[None].to(device))
-    prompted = (torch.arange(known + new, device=device) < span.prompt).long()[None]
-    legal = torch.ones(model.size, dtype=torch.bool, device=device)
-    cache = model.cache(known + new)
-    codes = torch.zeros(model.levels, known + new, dtype=torch.long, device=device)
-    codes[:, :known] = torch.from_numpy(span.codes.astype(np.int64))
-    start = model.start.expand(1, 1, -1)
-    before = torch.cat([start, model.embed(codes[None, :, :known])], dim=1)
-    hidden = model.step(before, condition[:, : known + 1], prompted[:, : known + 1], cache=cache)[:, -1]
-    for frame in range(known, known + new):
+
+    span: Span
+    new: int
+    sampling: Sampling
+    generator: torch.Generator
+    frames: list[Tensor] = field(default_factory=list)
+    """int64 [levels] each, those of `span` not among them"""
+    caches: list[Cache] = field(default_factory=list)
+    conditions: list[Tensor] = field(default_factory=list)
+    """[new, D] of the new frames, with their flag added; with guidance a second one, without the voice prompt"""
+    first: list[int] = field(default_factory=list)
+    """likewise, the position of the first new frame"""
+
+
+class AlignedRule:
+    """One step a frame, level by level within it."""
+
+    def __init__(self, model: AlignedModel, engine: Engine) -> None:
+        self.model, self.engine = model, engine
+        packed = engine.tier != "plain"
+        self._heads, self._chosen = (
+            [engine.product(part.weight) if packed else part for part in parts]  # type: ignore[arg-type]
+            for parts in (model.heads, model.chosen)
+        )
+        self._legal = torch.ones(model.size, dtype=torch.bool, device=model.start.device)
+
+    def row(self, span: Span, new: int, sampling: Sampling, generator: torch.Generator) -> AlignedRow:
+        return AlignedRow(span, new, sampling, generator)
+
+    def codes(self, row: AlignedRow) -> Tokens:
+        """[levels, new] of a row that is done."""
+        return torch.stack(row.frames, 1).cpu().numpy().astype(np.uint16)
+
+    def begin(self, row: AlignedRow) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        spans = [row.span]
+        if row.sampling.guidance != 1.0 and row.span.prompt:
+            heard = row.span.prompt * self.model.semantic_per_beat // self.model.acoustic_per_beat
+            spans.append(Span(row.span.semantic[heard:], row.span.codes[:, row.span.prompt :], 0))
+        return [self._prompt(row, span) for span in spans], row.new
+
+    def _prompt(self, row: AlignedRow, span: Span) -> tuple[Tensor, Tensor]:
+        """Embeddings and positions of all frames up to the first new one."""
+        model, device, known = self.model, self.engine.device, span.codes.shape[1]
+        condition = model.encode(torch.from_numpy(span.semantic.astype(np.int64))[None].to(device))[0]
+        condition = condition + model.flag((torch.arange(len(condition), device=device) < span.prompt).long())
+        row.conditions.append(condition[known:])
+        row.first.append(known)
+        codes = torch.from_numpy(span.codes.astype(np.int64)).to(device)
+        before = torch.cat([model.start.expand(1, -1), model.embed(codes[None])[0]])
+        return before + condition[: known + 1], torch.arange(known + 1, device=device).float()
+
+    def note(self, rows: Sequence[AlignedRow], hidden: Tensor) -> list[bool]:
+        model = self.model
+        frame = torch.zeros(len(rows), model.levels, dtype=torch.long, device=hidden.device)
+        of_row = torch.tensor([r for r, row in enumerate(rows) for _ in row.caches], device=hidden.device)
         for q in range(model.levels):
-            logits = model.logits(q, hidden, codes[:, frame : frame + 1])
-            codes[q, frame] = choose(logits, legal, sampling, generator)[0]
-        if frame + 1 < known + new:
-            at = slice(frame + 1, frame + 2)
-            before = model.embed(codes[None, :, frame : frame + 1])
-            hidden = model.step(before, condition[:, at], prompted[:, at], cache=cache)[:, -1]
-    return codes[:, known:].cpu().numpy().astype(np.uint16)
+            if q:
+                below: nn.Module = model.code_embedding[q - 1]
+                hidden = hidden + self._chosen[q - 1](below(frame[of_row, q - 1]))
+            logits, at = self._heads[q](model.head_norm[q](hidden)), 0
+            for r, row in enumerate(rows):
+                own = logits[at : at + len(row.caches)]
+                at += len(own)
+                if not q and not row.frames and bool(own.isnan().any()):
+                    raise ValueError(BROKEN)
+                scores = guide(own[:1], own[1:], row.sampling.guidance) if len(own) == 2 else own
+                frame[r, q] = choose(scores, self._legal, row.sampling, row.generator)[0]
+        for row, chosen in zip(rows, frame, strict=True):
+            row.frames.append(chosen)
+        return [len(row.frames) < row.new for row in rows]
+
+    def follow(self, rows: Sequence[AlignedRow]) -> tuple[Tensor, Tensor]:
+        before = self.model.embed(torch.stack([row.frames[-1] for row in rows])[:, :, None])[:, 0]
+        of_row = [r for r, row in enumerate(rows) for _ in row.caches]
+        condition = torch.stack([condition[len(row.frames)] for row in rows for condition in row.conditions])
+        places = [float(first + len(row.frames)) for row in rows for first in row.first]
+        return before[of_row] + condition, torch.tensor(places, device=before.device)
 
 
-def _flattened(model: FlattenedModel, span: Span, new: int, sampling: Sampling, generator: torch.Generator) -> Tokens:
-    flat = model.flattening
-    given, positions = flat.prefix(span.semantic)
-    known = flat.flatten(span.codes)
-    after = [flat.position_of(j) for j in range(len(known))]
-    ids = generate(
-        model.language_model,
-        torch.from_numpy(np.concatenate([given, known])),
-        legal=flat.legal(),
-        eos_id=None,
-        max_new=new * flat.levels,
-        sampling=sampling,
-        generator=generator,
-        positions=torch.from_numpy(np.concatenate([positions, np.array(after, dtype=np.float32)])),
-        position_of=lambda i: flat.position_of(len(known) + i),
-    )
-    return flat.unflatten(np.array(ids, dtype=np.int64))
+class FlattenedRule(LanguageRule):
+    """One step a code."""
+
+    def __init__(self, model: FlattenedModel, engine: Engine) -> None:
+        super().__init__(model.language_model, engine)
+        self.flattening = model.flattening
+        self._legal = list(model.flattening.legal().to(engine.device))
+
+    def row(self, span: Span, new: int, sampling: Sampling, generator: torch.Generator) -> Row:
+        flat = self.flattening
+        given, positions = flat.prefix(span.semantic)
+        known = flat.flatten(span.codes)
+        after = np.array([flat.position_of(j) for j in range(len(known))], dtype=np.float32)
+        return Row(
+            torch.from_numpy(np.concatenate([given, known])),
+            torch.from_numpy(np.concatenate([positions, after])),
+            self._legal,
+            new * flat.levels,
+            replace(sampling, guidance=1.0),
+            generator,
+            position_of=lambda i: flat.position_of(len(known) + i),
+        )
+
+    def codes(self, row: Row) -> Tokens:
+        return self.flattening.unflatten(np.array(row.new, dtype=np.int64))
+
+
+CoarseRule = AlignedRule | FlattenedRule

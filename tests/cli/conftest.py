@@ -29,6 +29,7 @@ class Sampling:
 @dataclass(frozen=True, config=STRICT)
 class Settings:
     seed: int = 0
+    rate: float = 1.0
     semantic: Sampling = field(default_factory=Sampling)
 
 
@@ -55,8 +56,8 @@ class FakeCascade:
     }
 
     @classmethod
-    def load(cls, path: str | None = None) -> "FakeCascade":
-        cls.asked = [("load", path, {})]
+    def load(cls, path: str | None = None, precision: str = "fp32") -> "FakeCascade":
+        cls.asked = [("load", path, {} if precision == "fp32" else {"precision": precision})]
         return cls()
 
     @property
@@ -86,6 +87,10 @@ class FakeCascade:
         if asked["voice"] not in (None, *self.names) and not Path(asked["voice"]).exists():
             raise ValueError(f"no voice: {', '.join(self.names)}")
         return self._made("speak", text, 2.0, **asked)
+
+    def speak_all(self, texts: list[str], **asked: Any) -> Any:
+        for text in texts:
+            yield self.speak(text, **asked)
 
     def continue_(self, prompt: Path, *, seconds: float, settings: Settings) -> Utterance:
         return self._made("continue", prompt, seconds, settings=settings)

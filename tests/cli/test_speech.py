@@ -34,6 +34,13 @@ def test_speak_writes_and_reports(tmp_path: Path, cascade: Any, run_line: Run) -
     assert settings.semantic.top_p == 0.9  # the bundle's own word where the line says nothing
 
 
+def test_rate_and_precision_reach_the_cascade(tmp_path: Path, cascade: Any, run_line: Run) -> None:
+    line = ["speak", "Hi.", "-o", str(tmp_path / "out.wav"), "--rate", "1.2", "--precision", "int8", "seed=3"]
+    assert run_line(*line)[0] == 0
+    assert cascade.asked[0] == ("load", None, {"precision": "int8"})
+    assert (cascade.asked[1][2]["settings"].rate, cascade.asked[1][2]["settings"].seed) == (1.2, 3)
+
+
 def test_a_file_of_lines_gives_a_list_for_score(tmp_path: Path, cascade: Any, run_line: Run) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("One.\n\nThree.\n")
@@ -80,6 +87,8 @@ def test_refusals_come_before_any_work(tmp_path: Path, wav: Path, cascade: Any, 
         (["speak", "Hi", "-o", str(tmp_path)], "is a folder"),
         (["speak", "Hi", "-o", str(tmp_path / "file" / "a.wav")], "not a folder"),
         (["speak", *out], "nothing to say"),
+        (["speak", "Hi", "--best-of", "0", *out], "--best-of 0"),
+        (["speak", "Hi", "--recogniser", "any/one", *out], "at least 2"),
         (["speak", "--file", str(tmp_path / "none.txt"), *out], "No such file"),
         (["speak", "--file", str(tmp_path / "file"), *out], "no line of text"),
         (["speak", "--file", __file__, "-o", str(tmp_path / "full")], "exists already"),

@@ -83,6 +83,11 @@ class AcousticTokenizer:
         """Entries of one level."""
         return self.spec.size
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether a frame's sound depends on the frames up to it alone."""
+        return self._spans
+
     @classmethod
     def load(cls, source: Path | str, num_levels: int | None = None, dtype: Dtype | None = None) -> "AcousticTokenizer":
         """Loads a folder, a hub id such as facebook/encodec_24khz, descript/dac_24khz or kyutai/mimi, or a `.th` file

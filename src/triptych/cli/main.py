@@ -22,6 +22,7 @@ import typer
 
 import triptych
 from triptych.cli import (
+    bench,
     bundles,
     corpus,
     demo,
@@ -99,6 +100,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "score": score.score,
     "evaluate": evaluate.evaluate,
     "make-pairs": pairs.make_pairs,
+    "bench": bench.bench,
     "demo": demo.demo,
 }
 FITS: dict[str, Callable[..., None]] = {

@@ -7,18 +7,20 @@
 Knows no model: `triptych.stages.cascade` does the work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.options import Bundle, Force, Json, Overrides, Seed, Voice, WavOut
+from triptych.cli.options import Bundle, Force, Json, Overrides, Precision, Seed, Voice, WavOut
 from triptych.cli.paths import check_folder, check_wav, read_lines
 from triptych.cli.progress import Bar, result, result_json
 
 if TYPE_CHECKING:
+    from triptych.evaluation.recogniser import Recogniser
     from triptych.stages.cascade import Cascade, Settings, Utterance
+    from triptych.tokenizers.waveform import Waveform
 
 LEVELS = ("codes", "coarse", "semantic")
 
@@ -32,10 +34,19 @@ def speak(
     voice_text: Annotated[str | None, typer.Option("--voice-text", help="What is said in the WAV of --voice.")] = None,
     bundle: Bundle = None,
     seed: Seed = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Speed of speech, 0.5 to 2.")] = None,
+    best_of: Annotated[int, typer.Option("--best-of", metavar="N", help="Keep the best of N takes.")] = 1,
+    recogniser: Annotated[
+        str | None, typer.Option("--recogniser", metavar="NAME", help="Rank takes by word error too; see 'score'.")
+    ] = None,
+    precision: Precision = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Say a text, in a voice."""
+    """Say a text, in a voice.
+
+    The lines of --file are spoken several at a time, and sound as each alone.
+    """
     if file is not None:
         extra = [text] if text is not None else []  # the first trailing argument is an override here
         lines = [(output / f"{number:03d}.wav", line) for number, line in read_lines(file)]
@@ -46,15 +57,58 @@ def speak(
             raise ValueError("nothing to say: give a TEXT, or --file LINES")
         lines = [(output, text)]
         check_wav(output, force)
-    cascade, settings = load(bundle, seed, overrides)
+    if best_of < 1 or (recogniser and best_of == 1):
+        raise ValueError(f"--best-of {best_of}: give at least {2 if recogniser else 1}")
+    overrides = (overrides or []) + ([f"rate={rate}"] if rate is not None else [])
+    cascade, settings = load(bundle, seed, overrides, precision)
     if file is not None:
         check_lines(cascade, file)
+    texts = [line for _, line in lines]
+    if best_of > 1:
+        takes: Iterable[Utterance] = best(cascade, texts, best_of, recogniser, voice, voice_text, settings)
+    elif file is None:
+        takes = iter([cascade.speak(texts[0], voice=voice, voice_text=voice_text, settings=settings)])
+    else:
+        takes = cascade.speak_all(texts, voice=voice, voice_text=voice_text, settings=settings)
     with Bar("speak", "lines", len(lines)) as bar:
-        for count, (path, line) in enumerate(lines, start=1):
-            said = cascade.speak(line, voice=voice, voice_text=voice_text, settings=settings)
+        for count, ((path, _), said) in enumerate(zip(lines, takes, strict=True), start=1):
             finish(said, path, as_json)
             if file is not None:
                 bar(count)
+
+
+def best(
+    cascade: "Cascade",
+    texts: Sequence[str],
+    candidates: int,
+    recogniser: str | None,
+    voice: str | None,
+    voice_text: str | None,
+    settings: "Settings",
+) -> "Iterator[Utterance]":
+    """The best of several takes of each text."""
+    from triptych.stages.best import speak_best
+
+    ears = None
+    if recogniser is not None:
+        from triptych.evaluation.recogniser import load_recogniser
+
+        ears = load_recogniser(recogniser)
+    for text in texts:
+        errors = None if ears is None else word_errors(ears, text)
+        yield speak_best(
+            cascade, text, candidates, voice=voice, voice_text=voice_text, settings=settings, errors=errors
+        )  # fmt: skip
+
+
+def word_errors(ears: "Recogniser", text: str) -> "Callable[[Waveform, int], float]":
+    """Word error of a waveform against `text`."""
+    from triptych.evaluation.score import count_errors, normaliser
+
+    normalise = normaliser()
+    wanted = normalise(text)
+    words = max(1, len(wanted.split()))
+    return lambda waveform, rate: count_errors(wanted, normalise(ears.hear(waveform, rate))) / words
 
 
 def continue_(
@@ -139,7 +193,9 @@ def run(
     finish(job(cascade, settings), output, as_json)
 
 
-def load(bundle: str | None, seed: int | None, overrides: list[str] | None) -> "tuple[Cascade, Settings]":
+def load(
+    bundle: str | None, seed: int | None, overrides: list[str] | None, precision: str | None = None
+) -> "tuple[Cascade, Settings]":
     """The cascade, and how it shall sample: the user's words over the bundle's, over the defaults."""
     from dataclasses import asdict
 
@@ -150,7 +206,7 @@ def load(bundle: str | None, seed: int | None, overrides: list[str] | None) -> "
     if seed is not None:
         tree["seed"] = seed
     build(Settings, tree, "settings")  # before anything big is loaded
-    cascade = Cascade.load(bundle)
+    cascade = Cascade.load(bundle, precision=precision) if precision else Cascade.load(bundle)  # type: ignore[arg-type]
     return cascade, build(Settings, merged(asdict(cascade.settings), tree), "settings")
 
 

@@ -77,7 +77,7 @@ def say(job: Request, text: str, voice: Voice) -> Utterance:
     """One text, through all stages."""
     front_end = job.cascade.tokenizers.text
     assert front_end is not None
-    return job.utter(job.semantic(front_end.encode(text), voice), voice, text=text)
+    return job.utter(job.semantic([front_end.encode(text)], voice), voice, text=text)
 
 
 def weigh(sheet: Sheet, stage: str, tensors: list[torch.Tensor], peak: float | None) -> None:

@@ -31,6 +31,7 @@ class Cache:
         if start is not None:
             self.valid = torch.arange(self.capacity, device=keys.device) >= start.to(keys.device)[:, None]
         self._layers = list(zip(keys.unbind(0), values.unbind(0), strict=True))
+        self.addresses = keys.data_ptr(), values.data_ptr()
 
     @classmethod
     def make(

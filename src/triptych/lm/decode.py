@@ -1,34 +1,223 @@
-"""Decoding, id by id, with a cache: prefill once, then one step an id.
+"""Decoding, id by id, for many requests at once: each has a slot, and a finished one makes room for the next.
 
-    row 0   prompt          [bos] t t t t [sep] s s s ...      conditional
-    row 1   unconditional    pad  pad ... [bos][sep] s s s ...      only with guidance; both rows get the same new ids
+    slot 0   prompt ─ id ─ id ─ id ─ end │ the next prompt ─ id ─ id …
+    slot 1   a longer prompt ─ id ─ id ─ id ─ id ─ id ─ id …
+                              └ one step of the engine for all slots ┘
 
-Invariant: cached decoding gives the logits of a full forward pass. Knows nothing of tokenization: the caller says which
-ids are legal, which one ends, and at which positions they lie.
+A job is what one request has decoded, one piece after another: a generator that yields `Row`s and gets each back when
+it is done. With guidance a row takes two places of the step, its prompt with and without the condition; both get the
+same new ids.
+
+Invariant: what a row becomes depends on its prompt, its settings and its generator alone, not on the rows beside it.
+Knows nothing of tokenization: the caller says which ids are legal, which one ends, and at which positions they lie.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from triptych.lm.cache import Cache
+from triptych.lm.engine import Engine, Product
 from triptych.lm.sampling import RepetitionGuard, Sampling, choose, guide
 from triptych.lm.transformer import LanguageModel
 
-
-def prefill(model: LanguageModel, ids: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Reads the prompts ids [B, S] into the cache; logits [B, V] of the first new id."""
-    return model.logits(model.hidden(ids, positions=positions, cache=cache)[:, -1])
+BROKEN = "the model's logits are not numbers: its checkpoint is broken, go back to an earlier one"
 
 
-def decode_one(model: LanguageModel, ids: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Reads one id a row, ids [B], at positions [1] or [B, 1]; logits [B, V] of the next."""
-    return model.logits(model.hidden(ids[:, None], positions=positions, cache=cache)[:, 0])
+class Decoded(Protocol):
+    """What a row of any rule has."""
+
+    caches: list[Cache]
 
 
-@torch.inference_mode()
+R = TypeVar("R", bound=Decoded)
+R_in = TypeVar("R_in", bound=Decoded, contravariant=True)
+Job = Generator[Any, Any, None]
+"""yields a row, is sent that row when it is done, and yields the next one, or ends"""
+
+
+class Rule(Protocol[R_in]):
+    """How rows are begun, and go on."""
+
+    engine: Engine
+
+    def begin(self, row: R_in) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        """Of each place that the row takes: embeddings [S, D] and positions [S] of its prompt; and the most steps."""
+        ...
+
+    def note(self, rows: Sequence[R_in], hidden: Tensor) -> list[bool]:
+        """Chooses what comes next from hidden states [places, D], and takes note of it; which rows go on."""
+        ...
+
+    def follow(self, rows: Sequence[R_in]) -> tuple[Tensor, Tensor]:
+        """Embeddings [places, D] and positions [places] of what was chosen last."""
+        ...
+
+
+def run(rule: Rule[R], jobs: Iterable[Job], slots: int = 1) -> Iterator[None]:
+    """Decodes all jobs, at most `slots` at a time; yields after each step, and is done when it ends."""
+    assert slots > 0
+    waiting, active = iter(jobs), list[tuple[Job, R]]()
+    spare: list[Cache] = []
+    while True:
+        while len(active) < slots and (job := next(waiting, None)) is not None:
+            with torch.inference_mode():
+                row = _until_it_goes_on(rule, job, next(job, None), spare)
+            if row is not None:
+                active.append((job, row))
+            yield
+        if not active:
+            return
+        with torch.inference_mode():
+            rows = [row for _, row in active]
+            x, positions = rule.follow(rows)
+            hidden = rule.engine.read(x, positions, [cache for row in rows for cache in row.caches])
+            left = []
+            for (job, row), more in zip(active, rule.note(rows, hidden), strict=True):
+                after = row if more else _until_it_goes_on(rule, job, _done(job, row, spare), spare)
+                left += [(job, after)] if after is not None else []
+            active = left
+        yield
+
+
+def _done(job: Job, row: R, spare: list[Cache]) -> R | None:
+    spare += row.caches
+    try:
+        after: R = job.send(row)
+        return after
+    except StopIteration:
+        return None
+
+
+def _until_it_goes_on(rule: Rule[R], job: Job, row: R | None, spare: list[Cache]) -> R | None:
+    """Begins a row, and the next one of its job where the first ends at once."""
+    while row is not None:
+        prompts, steps = rule.begin(row)
+        row.caches, last = [], []
+        for x, positions in prompts:
+            cache = _room(rule.engine, len(x) + steps, spare)
+            row.caches.append(cache)
+            last.append(rule.engine.read(x, positions, [cache] * len(x))[-1:])
+        if rule.note([row], torch.cat(last))[0]:
+            return row
+        row = _done(job, row, spare)
+    return None
+
+
+def _room(engine: Engine, capacity: int, spare: list[Cache]) -> Cache:
+    """A cache that is no longer used, if one is large enough."""
+    for place, cache in enumerate(spare):
+        if capacity <= cache.capacity:
+            cache.filled = 0
+            return spare.pop(place)
+    spare.clear()
+    return engine.cache(capacity)
+
+
+@dataclass
+class Row:
+    """Ids to be decoded after a prompt."""
+
+    prompt: Tensor
+    """int64 [S], S at least 1"""
+    positions: Tensor
+    """float [S]"""
+    legal: Sequence[Tensor]
+    """bool [V] each: number i mod P holds for new id i"""
+    max_new: int
+    sampling: Sampling
+    generator: torch.Generator
+    eos_id: int | None = None
+    """ends the sequence; allowed from new id number `min_new` on. None: exactly `max_new` ids"""
+    min_new: int = 0
+    unconditional: tuple[Tensor, Tensor] | None = None
+    """the prompt without its condition, and its positions; with guidance"""
+    position_of: Callable[[int], float] | None = None
+    """of new id i; None: consecutive, after the prompt's last"""
+    new: list[int] = field(default_factory=list)
+    caches: list[Cache] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        assert self.prompt.dim() == 1 and len(self.prompt), "a prompt is int [S] with at least one id"
+        if self.sampling.guidance != 1.0 and self.unconditional is None:
+            said = f"guidance {self.sampling.guidance} needs an unconditional prompt"
+            raise ValueError(f"{said}: give one, or set guidance=1")
+        self.guard = RepetitionGuard(self.sampling)
+        bodies = [legal.clone() for legal in self.legal]
+        if self.eos_id is not None:
+            for body in bodies:
+                body[self.eos_id] = False
+        self._bodies, self._endings = bodies, [legal.clone() for legal in bodies]
+        if self.eos_id is not None:
+            for ending in self._endings:
+                ending[self.eos_id] = True
+        allowed = self._endings if self.min_new == 0 else self._bodies
+        assert all(bool(rows.any()) for rows in allowed), "no id is legal"
+
+    def allowed(self) -> Tensor:
+        """bool [V], of the id that comes next."""
+        i = len(self.new)
+        legal = (self._bodies if i < self.min_new else self._endings)[i % len(self._bodies)]
+        return self.guard.narrow(legal) if self.guard.active else legal
+
+    def place(self) -> float:
+        """Position of the id chosen last."""
+        i = len(self.new) - 1
+        return self.position_of(i) if self.position_of else float(self.positions[-1]) + 1 + i
+
+    def take(self, id: int) -> bool:
+        """Takes note of an id; whether another one may follow."""
+        if id == self.eos_id:
+            return False
+        self.new.append(id)
+        self.guard.show(id)
+        return len(self.new) < self.max_new
+
+
+class LanguageRule:
+    """Rows of ids, through a language model."""
+
+    def __init__(self, model: LanguageModel, engine: Engine) -> None:
+        assert not model.training, "decode with a model in eval mode"
+        self.model, self.engine = model, engine
+        packed = engine.tier != "plain"
+        self.head: Product = engine.product((model.head or model.embedding).weight) if packed else model.logits
+
+    def begin(self, row: Row) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        guided = row.unconditional is not None and row.sampling.guidance != 1.0
+        prompts = [(row.prompt, row.positions), *([row.unconditional] if guided and row.unconditional else [])]
+        device = self.engine.device
+        read = [(self.model.embedding(ids.to(device)), places.float().to(device)) for ids, places in prompts]
+        return read, row.max_new
+
+    def note(self, rows: Sequence[Row], hidden: Tensor) -> list[bool]:
+        logits, at, more = self.head(hidden), 0, list[bool]()
+        for row in rows:
+            own = logits[at : at + len(row.caches)]
+            at += len(own)
+            if not row.new and bool(own.isnan().any()):
+                raise ValueError(BROKEN)
+            scores = guide(own[:1], own[1:], row.sampling.guidance) if len(own) == 2 else own
+            more.append(row.take(int(choose(scores, row.allowed(), row.sampling, row.generator))))
+        return more
+
+    def follow(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        device = self.engine.device
+        ids = [[row.new[-1]] * len(row.caches) for row in rows]
+        places = [[row.place()] * len(row.caches) for row in rows]
+        x: Tensor = self.model.embedding(torch.tensor(list(chain(*ids)), device=device))
+        return x, torch.tensor(list(chain(*places)), device=device)
+
+
+def one(row: R) -> Generator[R, R, None]:
+    """The job of a single row."""
+    yield row
+
+
 def generate(
     model: LanguageModel,
     prompt_ids: Tensor,
@@ -43,6 +232,7 @@ def generate(
     positions: Tensor | None = None,
     unconditional_positions: Tensor | None = None,
     position_of: Callable[[int], float] | None = None,
+    engine: Engine | None = None,
 ) -> list[int]:
     """Continues a prompt; returns the new ids, without the one that ended them.
 
@@ -54,83 +244,22 @@ def generate(
         positions: [S] of the prompt; default 0..S-1.
         unconditional_positions: [S'] likewise; default: consecutive, up to the prompt's last position.
         position_of: position of new id i; default: consecutive, after the prompt's last position.
+        engine: of the model's transformer; default: the module as it is.
     Raises:
         ValueError: guidance without an unconditional prompt, or a model whose logits are not numbers.
     """
-    assert not model.training, "generate with a model in eval mode"
-    prompts = _Prompts.of(prompt_ids, positions, unconditional_ids, unconditional_positions, sampling)
-    weight = model.embedding.weight
-    length, last = prompts.ids.shape[1], float(prompts.positions[0, -1])
-    places = [position_of(i) if position_of else last + 1 + i for i in range(max_new)]
-    new_positions = torch.tensor(places, dtype=torch.float32, device=weight.device)
-    body, ending = _legal_rows(legal.to(weight.device), eos_id, min_new)
-    guard, new = RepetitionGuard(sampling), list[int]()
-    cache = Cache.make(
-        model.config, len(prompts.ids), length + max_new, weight.dtype, weight.device, start=prompts.start
-    )
-    logits = prefill(model, prompts.ids.to(weight.device), prompts.positions.to(weight.device), cache)
-    if bool(logits.isnan().any()):
-        raise ValueError("the model's logits are not numbers: its checkpoint is broken, go back to an earlier one")
-    for i in range(max_new):
-        rows = body if i < min_new else ending
-        allowed = guard.narrow(rows[i % len(rows)]) if guard.active else rows[i % len(rows)]
-        scores = guide(logits[:1], logits[1:], sampling.guidance) if len(logits) == 2 else logits
-        chosen = choose(scores, allowed, sampling, generator)
-        id = int(chosen)
-        if id == eos_id:
-            break
-        new.append(id)
-        guard.show(id)
-        if len(new) < max_new:
-            logits = decode_one(model, chosen.expand(len(logits)), new_positions[i : i + 1], cache)
-    return new
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    """One prompt, or two of equal length after padding on the left."""
-
-    ids: Tensor
-    """int64 [B, S]"""
-    positions: Tensor
-    """float [B, S]"""
-    start: Tensor | None
-    """int [B], first valid step; None: no padding"""
-
-    @classmethod
-    def of(
-        cls,
-        prompt: Tensor,
-        positions: Tensor | None,
-        unconditional: Tensor | None,
-        unconditional_positions: Tensor | None,
-        sampling: Sampling,
-    ) -> "_Prompts":
-        assert prompt.dim() == 1 and len(prompt), "a prompt is int [S] with at least one id"
-        positions = torch.arange(len(prompt)).float() if positions is None else positions.float()
-        if sampling.guidance == 1.0:
-            return cls(prompt[None].long(), positions[None], None)
-        if unconditional is None:
-            raise ValueError(f"guidance {sampling.guidance} needs an unconditional prompt: give one, or set guidance=1")
+    device = model.embedding.weight.device
+    positions = torch.arange(len(prompt_ids)).float() if positions is None else positions.float()
+    bare = None
+    if unconditional_ids is not None:
         if unconditional_positions is None:
-            unconditional_positions = positions[-1].cpu() - torch.arange(len(unconditional)).flip(0)
-        sizes = torch.tensor([len(prompt), len(unconditional)])
-        start = sizes.max() - sizes
-        return cls(
-            _pad_left((prompt.long(), unconditional.long())),
-            _pad_left((positions, unconditional_positions.float())),
-            start if bool(start.any()) else None,
-        )
-
-
-def _pad_left(rows: tuple[Tensor, Tensor]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence([row.cpu() for row in rows], batch_first=True, padding_side="left")
-
-
-def _legal_rows(legal: Tensor, eos_id: int | None, min_new: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows of legal ids, bool [V] each: before the end may come, and once it may."""
-    body, ending = legal.reshape(-1, legal.shape[-1]).clone(), legal.reshape(-1, legal.shape[-1]).clone()
-    if eos_id is not None:
-        body[:, eos_id], ending[:, eos_id] = False, True
-    assert bool((ending if min_new == 0 else body).any(-1).all()), "no id is legal"
-    return list(body), list(ending)
+            unconditional_positions = positions[-1].cpu() - torch.arange(len(unconditional_ids)).flip(0)
+        bare = unconditional_ids.long(), unconditional_positions.float()
+    rows = list(legal.reshape(-1, legal.shape[-1]).to(device))
+    row = Row(
+        prompt_ids.long(), positions, rows, max_new, sampling, generator, eos_id, min_new, bare, position_of
+    )  # fmt: skip
+    if max_new:
+        for _ in run(LanguageRule(model, engine or Engine(model.transformer)), [one(row)]):
+            pass
+    return row.new

@@ -41,6 +41,8 @@ class Context:
     """rows side by side on one axis, each seeing itself alone"""
     biases: tuple[Tensor, ...] | None = None
     """of packed rows, with ALiBi: what is added to the scores of each, [1, heads, n, n]"""
+    beside: tuple[Cache, ...] | None = None
+    """of rows that go on for one step, each with a cache of its own"""
 
 
 class Layer(nn.Module):
@@ -70,12 +72,19 @@ class Layer(nn.Module):
         q, k, v = before(x, context.cos, context.sin)
         if context.cache is not None:
             k, v = context.cache.append(self.index, k, v)
-        if context.packed is not None:
+        if context.beside is not None:
+            mixed = torch.cat([self._row(q, k, v, row, cache) for row, cache in enumerate(context.beside)])
+        elif context.packed is not None:
             mixed = attend_packed(q, k, v, context.packed, context.causal, context.biases)
         else:
             mixed = _attend(q, k, v, context.mask, context.causal)
         out: Tensor = after(x, mixed)
         return out
+
+    def _row(self, q: Tensor, k: Tensor, v: Tensor, row: int, cache: Cache) -> Tensor:
+        """Attention of one row with its own cache."""
+        keys, values = cache.append(self.index, k[row : row + 1], v[row : row + 1])
+        return _attend(q[row : row + 1], keys, values, None, False)
 
     def _before(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [B, heads, S, head_dim]."""

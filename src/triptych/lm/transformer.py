@@ -8,6 +8,7 @@ QK-norm, on the same weights. Knows not what an id stands for.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -153,6 +154,20 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(x.shape[1])
         out: Tensor = self.norm(x)
+        return out
+
+    def beside(self, x: Tensor, positions: Tensor, caches: tuple[Cache, ...]) -> Tensor:
+        """Hidden states [B, dim] of one new token a row, x [B, dim] at positions [B]; row r goes on in `caches[r]`."""
+        assert self.config.causal and not self.config.alibi and len(caches) == len(x)
+        for cache in caches:
+            cache.reserve(1)
+        context = replace(self._context(x[:, None], positions[:, None], None, None, None, None), beside=caches)
+        x = x[:, None]
+        for layer in self.layers:
+            x = layer(x, context)
+        for cache in caches:
+            cache.advance(1)
+        out: Tensor = self.norm(x)[:, 0]
         return out
 
     def _context(

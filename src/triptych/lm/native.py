@@ -1,0 +1,140 @@
+"""native.cpp: built once by the C++ compiler of this machine, and called through ctypes.
+
+    native.cpp ──c++──▶ CACHE/native-<digest of source, compiler and processor>.so ──▶ `library()`
+
+The library has no threads of its own: it calls the OpenMP of torch, whose symbols are there once torch is imported, so
+that both share one team. Invariant: nothing is built unless `allow_build`, and a machine without a compiler, without
+that OpenMP or with TRIPTYCH_NATIVE=0 gets None, never an error. Knows no model.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+BUILD_SECONDS = 3.0
+"""about so many, of one core; once a machine"""
+
+
+class Matrix(ctypes.Structure):
+    """native.cpp's Matrix."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("rows", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    )
+
+
+class Layer(ctypes.Structure):
+    """native.cpp's Layer."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
+        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
+    )
+
+
+class Model(ctypes.Structure):
+    """native.cpp's Model."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("layers", "dim", "heads", "kv_heads", "head_size", "hidden")),
+        ("eps", ctypes.c_float),
+        ("unused", ctypes.c_float),
+        ("layer", ctypes.POINTER(Layer)),
+        ("norm", ctypes.c_void_p),
+        ("rates", ctypes.c_void_p),
+    )
+
+
+def library(*, allow_build: bool) -> ctypes.CDLL | None:
+    """The built library; None where there is none, and none can or may be built."""
+    if os.environ.get("TRIPTYCH_NATIVE", "1") == "0":
+        return None
+    path = _path()
+    if path is None or not (path.exists() or (allow_build and _build(path))):
+        return None
+    return _open(path)
+
+
+def can_build() -> bool:
+    """Whether a compiler is there and may be used."""
+    return os.environ.get("TRIPTYCH_NATIVE", "1") != "0" and _path() is not None
+
+
+@cache
+def _path() -> Path | None:
+    compiler = _compiler()
+    if compiler is None or os.name != "posix":
+        return None
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), _processor()]))
+    return _folder() / f"native-{digest.hexdigest()[:16]}.so"
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))), None)
+
+
+def _processor() -> bytes:
+    """What -march=native stands for."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})).encode()
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "triptych"
+
+
+@cache
+def _build(path: Path) -> bool:
+    compiler = _compiler()
+    assert compiler is not None
+    wide = ["-mprefer-vector-width=512"] if b"avx512f" in _processor() else []
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            made = [Path(beside) / name for name in ("native.o", "native.so")]
+            compile_line = [compiler, *FLAGS, "-march=native", *wide, "-c", str(SOURCE), "-o", str(made[0])]
+            # Linked without -fopenmp: a second OpenMP would bring a second team of threads.
+            link_line = [compiler, "-shared", str(made[0]), "-o", str(made[1])]
+            for line in (compile_line, link_line):
+                subprocess.run(line, check=True, capture_output=True, timeout=300)
+            os.replace(made[1], path)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+@cache
+def _open(path: Path) -> ctypes.CDLL | None:
+    import torch  # noqa: F401 - brings the OpenMP that the library calls
+
+    try:
+        if path.stat().st_uid != os.getuid():
+            return None
+        found = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    pointer, whole = ctypes.c_void_p, ctypes.c_int
+    found.scratch_floats.restype, found.read_all.restype = ctypes.c_int64, ctypes.c_float
+    found.scratch_floats.argtypes = (ctypes.POINTER(Model),)
+    found.read_all.argtypes = (pointer, ctypes.c_int64, whole)
+    found.product.argtypes = (ctypes.POINTER(Matrix), whole, pointer, pointer, pointer, whole)
+    found.step.argtypes = (ctypes.POINTER(Model), whole, *(pointer,) * 8, whole)
+    return found

@@ -1,0 +1,64 @@
+"""Speech that sounds while the rest is being made: the windows of `speak`, each as soon as what it needs is there.
+
+    semantic   s s s s s s s s s s s s s s │ s s …         one step at a time, until a coarse window is full
+    coarse     [====window 0====]          │ [=window 1 …
+    fine       [====window 0====]          │
+    codec      ▶ sound                     │ ▶ sound       a little of what came before is decoded again, and left out
+
+Invariant: the tokens are those of `Cascade.speak`, whose windows lie in the same places; memory is that of a window and
+of the tokens themselves. Knows no bundle.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.lm.decode import run
+from triptych.stages.bundle import Voice
+from triptych.stages.request import Request
+from triptych.tokenizers.waveform import Waveform
+
+BEFORE_SECONDS = 2.0
+"""decoded again before a piece: as far as the codec's memory reaches audibly"""
+AFTER_SECONDS = 0.3
+"""held back of a piece, by codecs that also look ahead"""
+
+
+def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Iterator[Waveform]:
+    """Waveforms [n], one after another, of pieces of text."""
+    cascade = job.cascade
+    frames = sum(job.longest_frames(len(piece)) for piece in pieces) // 2
+    steps = run(cascade.rule("semantic", frames), [job.say(pieces, voice)])
+    coarse, fine, decoded = job.coarse_work(voice), job.fine_work(voice), 0
+    rule = cascade.rule("coarse", frames)
+    while not coarse.ended:
+        with job.clock("semantic"):
+            coarse.ended = _until_enough(job, steps, cascade.grid.beats(0.5) * cascade.grid.semantic_per_beat)
+        coarse.semantic = job.said(ended=coarse.ended)
+        with job.clock("coarse"):
+            for _ in run(rule, [coarse.job(rule)]):
+                pass
+        with job.clock("fine"):
+            fine.go_on(coarse.made[: fine.stage.config.coarse_levels], coarse.ended)
+        with job.clock("codec"):
+            piece, decoded = _sound(job, fine.made[: job.levels], decoded, coarse.ended)
+        if len(piece):
+            yield piece
+
+
+def _until_enough(job: Request, steps: Iterator[None], frames: int) -> bool:
+    """Decodes semantic tokens, about `frames` more; whether all have come."""
+    return all(taken < frames for taken, _ in enumerate(steps))
+
+
+def _sound(job: Request, codes: NDArray[np.uint16], decoded: int, ended: bool) -> tuple[Waveform, int]:
+    """The waveform of codes [Q, T'] from frame `decoded` on, and the frame that it reaches."""
+    codec, rate = job.cascade.tokenizers.acoustic, float(job.cascade.grid.acoustic_rate)
+    held = 0 if ended or codec.looks_back else round(AFTER_SECONDS * rate)
+    stop, before = codes.shape[1] - held, max(0, decoded - round(BEFORE_SECONDS * rate))
+    if stop <= decoded:
+        return np.zeros(0, np.float32), decoded
+    hop = codec.spec.hop
+    waveform = codec.decode(codes[:, before:])
+    return waveform[(decoded - before) * hop : (stop - before) * hop], stop

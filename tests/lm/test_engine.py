@@ -1,0 +1,251 @@
+"""Every tier computes what the plain transformer does, and a request is not disturbed by the ones beside it."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from triptych.lm import native
+from triptych.lm.blocks import PRECISIONS, NativeMatrix, Precision, rounded
+from triptych.lm.decode import LanguageRule, Row, one, run
+from triptych.lm.engine import Engine, NativeEngine, PrepackedEngine, make_engine
+from triptych.lm.sampling import Sampling
+from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig
+
+torch.set_num_threads(1)
+V, EOS = 37, 1
+LIBRARY = native.library(allow_build=True)
+needs_native = pytest.mark.skipif(LIBRARY is None, reason="no C++ compiler here")
+SHAPES = {
+    "plain": TransformerConfig(dim=32, layers=2, heads=2),
+    "grouped": TransformerConfig(dim=32, layers=2, heads=4, kv_heads=2, qk_norm=True),
+    "odd": TransformerConfig(dim=36, layers=2, heads=3, head_dim=10, hidden=54, rope_stretch=(4.0, 1.0, 4.0, 64.0)),
+}
+TOLERANCE = {"plain": 1e-5, "native": 1e-4, "prepacked": 1e-4}
+
+
+def language_model(shape: str) -> LanguageModel:
+    torch.manual_seed(0)
+    model = LanguageModel(SHAPES[shape], V).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)
+    return model
+
+
+MODELS = {shape: language_model(shape) for shape in SHAPES}
+
+
+def engine_of(tier: str, model: LanguageModel, precision: Precision = "fp32") -> Engine:
+    if tier == "plain":
+        return Engine(model.transformer)
+    if tier == "prepacked":
+        return PrepackedEngine(model.transformer, precision)
+    assert LIBRARY is not None
+    return NativeEngine(model.transformer, precision, LIBRARY)
+
+
+def with_rounded_weights(transformer: Transformer, precision: Precision) -> Transformer:
+    coarser = copy.deepcopy(transformer)
+    for layer in coarser.layers:
+        for name in ("qkv", "out", "gate_up", "down"):
+            weight = getattr(layer, name).weight
+            weight.data = rounded(weight.data, precision)
+    return coarser
+
+
+tiers = pytest.mark.parametrize("tier", ["plain", "prepacked", pytest.param("native", marks=needs_native)])
+
+
+@tiers
+@given(data=st.data(), shape=st.sampled_from(list(SHAPES)), length=st.integers(2, 90))
+@settings(max_examples=12, deadline=None)
+def test_cached_steps_equal_the_whole_pass(tier: str, data: st.DataObject, shape: str, length: int) -> None:
+    model = MODELS[shape]
+    prompt = data.draw(st.integers(1, length))
+    x = torch.randn(length, model.config.dim, generator=torch.Generator().manual_seed(length))
+    positions = torch.arange(length) * data.draw(st.sampled_from([1.0, 0.5, 1.7]))
+    engine = engine_of(tier, model)
+    cache = engine.cache(length)
+    with torch.inference_mode():
+        parts = [engine.read(x[:prompt], positions[:prompt], [cache] * prompt)]
+        parts += [engine.read(x[i : i + 1], positions[i : i + 1], [cache]) for i in range(prompt, length)]
+        whole = model.transformer(x[None], positions=positions)[0]
+    assert cache.filled == length
+    assert torch.allclose(torch.cat(parts), whole, atol=TOLERANCE[tier])
+
+
+@needs_native
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fewer_bits_mean_rounded_weights_and_nothing_else(shape: str, precision: Precision) -> None:
+    model = MODELS[shape]
+    x, positions = torch.randn(40, model.config.dim), torch.arange(40.0)
+    coarser = with_rounded_weights(model.transformer, precision)
+    engine = engine_of("native", model, precision)
+    cache = engine.cache(40)
+    with torch.inference_mode():
+        found = engine.read(x, positions, [cache] * 40)
+        assert torch.allclose(found, coarser(x[None], positions=positions)[0], atol=3e-4)
+
+
+@needs_native
+@given(
+    data=st.data(),
+    shape=st.sampled_from(list(SHAPES)),
+    precision=st.sampled_from(PRECISIONS),
+    lengths=st.lists(st.integers(1, 40), min_size=2, max_size=11),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_token_is_the_same_to_the_bit_whatever_stands_beside_it(
+    data: st.DataObject, shape: str, precision: Precision, lengths: list[int]
+) -> None:
+    engine = engine_of("native", MODELS[shape], precision)
+    dim = MODELS[shape].config.dim
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
+    prompts = [torch.randn(n, dim, generator=random) for n in lengths]
+    after = torch.randn(len(lengths), dim, generator=random)
+    alone, caches = [], []
+    for prompt, x in zip(prompts, after, strict=True):
+        for kept in (False, True):
+            cache = engine.cache(len(prompt) + 1)
+            engine.read(prompt, torch.arange(float(len(prompt))), [cache] * len(prompt))
+            if kept:
+                caches.append(cache)
+            else:
+                alone.append(engine.read(x[None], torch.tensor([float(len(prompt))]), [cache])[0])
+    together = engine.read(after, torch.tensor([float(n) for n in lengths]), caches)
+    assert torch.equal(together, torch.stack(alone))
+
+
+@needs_native
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("size", [(5, 7), (64, 32), (37, 100)])
+def test_a_product_is_that_of_the_rounded_weight(size: tuple[int, int], precision: Precision) -> None:
+    assert LIBRARY is not None
+    weight, x = torch.randn(size), torch.randn(70, size[1])
+    wanted = x @ rounded(weight, precision).T
+    assert torch.allclose(NativeMatrix(LIBRARY, weight, precision)(x), wanted, atol=2e-3)
+
+
+def requests(mix: list[tuple[int, int]], sampling: Sampling, guided: bool = False) -> list[Row]:
+    """Rows with prompts and longest lengths as in `mix`, each with its own seed."""
+    rows, legal = [], torch.arange(V) >= 4
+    for seed, (length, longest) in enumerate(mix):
+        random = torch.Generator().manual_seed(100 + seed)
+        ids = torch.randint(4, V, (length,), generator=random)
+        bare = (ids[-1:], torch.tensor([length - 1.0])) if guided else None
+        positions = torch.arange(float(length))
+        rows.append(
+            Row(ids, positions, [legal], longest, sampling, random, eos_id=EOS, min_new=1, unconditional=bare)
+        )  # fmt: skip
+    return rows
+
+
+def decoded(rule: LanguageRule, rows: list[Row], slots: int) -> list[list[int]]:
+    for _ in run(rule, [one(row) for row in rows], slots):
+        pass
+    return [row.new for row in rows]
+
+
+MIX = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=1, max_size=7)
+
+
+@needs_native
+@given(mix=MIX, slots=st.integers(1, 8), guided=st.booleans(), precision=st.sampled_from(PRECISIONS))
+@settings(max_examples=15, deadline=None)
+def test_a_request_says_the_same_alone_and_in_any_batch(
+    mix: list[tuple[int, int]], slots: int, guided: bool, precision: Precision
+) -> None:
+    model = MODELS["grouped"]
+    rule = LanguageRule(model, engine_of("native", model, precision))
+    sampling = Sampling(temperature=1.5, top_p=0.95, guidance=2.0 if guided else 1.0)
+    together = decoded(rule, requests(mix, sampling, guided), slots)
+    alone = [decoded(rule, [row], 1)[0] for row in requests(mix, sampling, guided)]
+    assert together == alone
+    assert all(1 <= len(new) <= longest and min(new) >= 4 for new, (_, longest) in zip(together, mix, strict=True))
+
+
+@tiers
+@given(mix=MIX, slots=st.integers(1, 8))
+@settings(max_examples=8, deadline=None)
+def test_greedy_ids_are_those_of_the_plain_model_wherever_the_best_is_clear(
+    tier: str, mix: list[tuple[int, int]], slots: int
+) -> None:
+    """Teacher-forced: the whole pass over what was said has each id on top, but for near ties."""
+    model = MODELS["plain"]
+    rows = requests(mix, Sampling(temperature=0.0))
+    decoded(LanguageRule(model, engine_of(tier, model)), rows, slots)
+    for row in rows:
+        ids = torch.cat([row.prompt, torch.tensor(row.new)])
+        with torch.inference_mode():
+            logits = model(ids[None])[0, len(row.prompt) - 1 :]
+        for place, id in enumerate(row.new):
+            allowed = logits[place].masked_fill(~row.allowed(), -torch.inf)
+            if place == 0:
+                allowed[EOS] = -torch.inf
+            assert float(allowed.max() - allowed[id]) <= 1e-3
+
+
+def test_a_finished_row_makes_room_for_the_next() -> None:
+    """Eight rows of five ids in two slots take about a quarter of the steps of one slot, and caches are used again."""
+    model = MODELS["plain"]
+    engine, counted = Engine(model.transformer), {"reads": 0, "caches": 0}
+    read, cache = engine.read, engine.cache
+
+    def counting_read(x: Tensor, positions: Tensor, caches: Any) -> Tensor:
+        counted["reads"] += len({id(one) for one in caches}) == len(caches) and len(caches) > 1
+        return read(x, positions, caches)
+
+    def counting_cache(capacity: int) -> Any:
+        counted["caches"] += 1
+        return cache(capacity)
+
+    engine.read, engine.cache = counting_read, counting_cache  # type: ignore[method-assign]
+    rows = requests([(4, 6)] * 8, Sampling(temperature=1.0))
+    for row in rows:
+        row.eos_id, row._endings = None, row._bodies
+    decoded(LanguageRule(model, engine), rows, 2)
+    assert [len(row.new) for row in rows] == [6] * 8
+    assert counted == {"reads": 20, "caches": 2}
+
+
+def test_a_job_goes_on_with_its_next_row_in_the_same_slot() -> None:
+    model = MODELS["plain"]
+    said: list[list[int]] = []
+
+    def job() -> Any:
+        for row in requests([(3, 4), (5, 1), (2, 3)], Sampling(temperature=0.0)):
+            row.eos_id, row._endings = None, row._bodies
+            said.append((yield row).new)
+
+    for _ in run(LanguageRule(model, Engine(model.transformer)), [job()], 4):
+        pass
+    assert [len(new) for new in said] == [4, 1, 3]
+
+
+def test_without_a_compiler_another_tier_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_NATIVE", "0")
+    for precision in PRECISIONS:
+        assert make_engine(MODELS["plain"].transformer, precision, 10**9).tier == "prepacked"
+    with pytest.raises(ValueError, match="fp16"):
+        make_engine(MODELS["plain"].transformer, "fp16")  # type: ignore[arg-type]
+
+
+def test_a_short_work_does_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(native, "library", lambda *, allow_build: asked.append(allow_build))
+    for steps in (10, 10**7):
+        make_engine(MODELS["plain"].transformer, "fp32", steps)
+    make_engine(MODELS["plain"].transformer, "int8", 10)
+    assert asked == [False, True, True]
+
+
+def test_alibi_stays_plain_and_is_told_when_fewer_bits_are_asked() -> None:
+    transformer = Transformer(TransformerConfig(dim=32, layers=1, heads=2, alibi=True)).eval()
+    assert make_engine(transformer).tier == "plain"
+    with pytest.raises(ValueError, match="precision=int8"):
+        make_engine(transformer, "int8")
