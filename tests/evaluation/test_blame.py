@@ -10,6 +10,7 @@ import torch
 
 from triptych.evaluation.blame import blame_section, sentence
 from triptych.evaluation.estimate import Estimate
+from triptych.evaluation.evaluate import chosen
 from triptych.evaluation.held_out import held_out
 from triptych.evaluation.judges import Judges
 from triptych.evaluation.ladder import COARSE, CODES, GENERATED, PARTS, RUNGS, rungs, utterer
@@ -121,3 +122,9 @@ def test_sounds_of_all_rungs_are_kept(starter: Cascade, evaluation_of: Changed) 
     section = blame_section(evaluation)
     assert [sample.label for sample in section.samples] == list(RUNGS)
     assert all((evaluation.folder / sample.audio).stat().st_size for sample in section.samples)
+
+
+def test_the_doctor_comes_when_it_is_called() -> None:
+    assert "blame" not in chosen(())
+    assert set(chosen((), ("blame",))) == {*chosen(()), "blame"}
+    assert chosen(("codec",), ("blame",)) == ("codec", "blame")

@@ -58,7 +58,9 @@ def blame_section(evaluation: Evaluation) -> Section:
     said = verdict(found, PARTS, settings.resamples, settings.seed)
     lost = lost_table(found, said, sheet.absent, settings.resamples, settings.seed)
     table = sheet.table(settings.resamples, settings.seed, note=rung_note(evaluation))
-    about = " ".join([sentence(said, lost), evidence(said, evaluation, clips), shadow(said), without(found)]).strip()
+    about = " ".join(
+        filter(None, [sentence(said, lost), evidence(said, evaluation, clips), shadow(said), without(found)])
+    )
     return Section("blame", "Which stage to work on", about, (lost, table), (), tuple(samples))
 
 

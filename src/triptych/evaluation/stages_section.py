@@ -70,9 +70,9 @@ def stages_section(evaluation: Evaluation) -> Section:
     )
     places = Sheet("places", "By place in the window", {key: COLUMNS[key] for key in ("bits", "accuracy")})
     seen: list[Measured] = []
-    for turn, name in enumerate(STAGES):
-        evaluation.progress(turn, len(STAGES), f"{name} stage as a language model")
+    for turn, name in enumerate(STAGES, start=1):
         seen += measure_stage(evaluation.cascade.stages[name], clips, sheet, levels, gaps)
+        evaluation.progress(turn, len(STAGES), f"{name} stage as a language model")
     errors = {
         found.label: calibration_error(found.scored, found.clips, settings.resamples, settings.seed) for found in seen
     }
