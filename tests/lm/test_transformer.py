@@ -46,19 +46,6 @@ def test_cached_decoding_equals_the_full_forward_pass(shape: dict[str, Any]) -> 
     torch.testing.assert_close(cached, full, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@torch.no_grad()
-def test_padding_on_the_left_changes_no_row(shape: dict[str, Any]) -> None:
-    lm, ids, pads = model(**shape), some_ids(2, 12), (0, 4)
-    cache = Cache.make(lm.config, 2, 12, start=torch.tensor(pads))
-    positions = torch.stack([torch.arange(12) - pad for pad in pads])
-    pieces = [slice(0, 6), slice(6, 9), slice(9, 10), slice(10, 11), slice(11, 12)]
-    cached = torch.cat([lm(ids[:, piece], positions=positions[:, piece], cache=cache) for piece in pieces], dim=1)
-    assert cached.isfinite().all()
-    for row, pad in enumerate(pads):
-        torch.testing.assert_close(cached[row, pad:], lm(ids[row : row + 1, pad:])[0], rtol=0, atol=1e-4)
-
-
 @torch.no_grad()
 def test_the_cache_continues_positions_by_itself_and_refuses_when_full() -> None:
     lm, ids = model(), some_ids(1, 6)

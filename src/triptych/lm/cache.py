@@ -2,7 +2,6 @@
 
     capacity  |----------------------------------|     preallocated once, never grows
     filled    |===============|                        attention reads this prefix and nothing more
-    start       pad pad|======|                        a row with a shorter prompt is padded on the left and masked
 
 Invariant: all rows are filled equally far. Knows neither ids nor layers' weights.
 """
@@ -19,17 +18,13 @@ if TYPE_CHECKING:
 class Cache:
     """Keys and values of every layer, [layers, B, kv_heads, capacity, head_dim] each."""
 
-    def __init__(self, keys: Tensor, values: Tensor, start: Tensor | None = None) -> None:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys = keys
         self.values = values
         self.filled = 0
         """steps written; the position on the sequence axis where the next one goes"""
         self.positions = torch.zeros(keys.shape[1], self.capacity, device=keys.device)
         """[B, capacity] positions of the keys; written only for ALiBi"""
-        self.valid: Tensor | None = None
-        """bool [B, capacity], False at the padding on the left; None: no row has any"""
-        if start is not None:
-            self.valid = torch.arange(self.capacity, device=keys.device) >= start.to(keys.device)[:, None]
         self._layers = list(zip(keys.unbind(0), values.unbind(0), strict=True))
         self.addresses = keys.data_ptr(), values.data_ptr()
 
@@ -41,16 +36,11 @@ class Cache:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        start: Tensor | None = None,
     ) -> "Cache":
-        """An empty cache for `capacity` steps of `batch` rows.
-
-        Args:
-            start: int [B], the first valid step of each row: rows with shorter prompts are padded on the left.
-        """
+        """An empty cache for `capacity` steps of `batch` rows."""
         shape = (config.layers, batch, config.num_kv_heads, capacity, config.head_size)
         keys, values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(keys, values, start)
+        return cls(keys, values)
 
     @property
     def batch(self) -> int:
@@ -86,19 +76,11 @@ class Cache:
         self.filled += steps
 
     def mask(self, steps: int) -> Tensor | None:
-        """Which keys the next queries may read: bool [B or 1, 1, steps, filled + steps], or None: all, causally.
+        """Which keys the next queries may read: bool [1, 1, steps, filled + steps], or None: all, causally.
 
-        None is returned when plain causal attention (or a single query that reads everything) says the same. Padding
-        reads itself alone, so that no softmax is empty.
+        None is returned when plain causal attention (or a single query that reads everything) says the same.
         """
-        length = self.filled + steps
-        if self.valid is None and (steps == 1 or self.filled == 0):
+        if steps == 1 or self.filled == 0:
             return None
-        if steps == 1 and self.valid is not None:
-            return self.valid[:, None, None, :length]
-        causal = torch.ones(steps, length, dtype=torch.bool, device=self.keys.device).tril(self.filled)
-        if self.valid is None:
-            return causal[None, None]
-        itself = torch.zeros_like(causal)
-        itself.diagonal(self.filled).fill_(True)
-        return ((causal & self.valid[:, None, :length]) | itself)[:, None]
+        length = self.filled + steps
+        return torch.ones(steps, length, dtype=torch.bool, device=self.keys.device).tril(self.filled)[None, None]

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from triptych.lm.blockwise import attend
 from triptych.lm.cache import Cache
-from triptych.lm.fused import rms_norm, swiglu
 from triptych.lm.packing import Packed, attend_packed
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Layer(nn.Module):
     def _before(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [B, heads, S, head_dim]."""
         batch, steps, _ = x.shape
-        qkv = self.qkv(rms_norm(x, self.attention_norm))
+        qkv = self.qkv(self.attention_norm(x))
         qkv = qkv.view(batch, steps, self.heads + 2 * self.kv_heads, self.head_size)
         qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.query_norm is not None and self.key_norm is not None:
@@ -107,10 +106,16 @@ class Layer(nn.Module):
         """What attention found is added to x, and what SwiGLU makes of that."""
         batch, steps, _ = x.shape
         x = x + self._drop(self.out(mixed.transpose(1, 2).reshape(batch, steps, self.heads * self.head_size)))
-        return x + self._drop(self.down(swiglu(self.gate_up(rms_norm(x, self.mlp_norm)))))
+        return x + self._drop(self.down(swiglu(self.gate_up(self.mlp_norm(x)))))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """[..., 2 h] to [..., h]: silu(gate) * up (Shazeer 2020)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
