@@ -16,6 +16,7 @@ Four jobs: speak a text, continue a recording, convert it into another voice, re
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +121,26 @@ class Cascade:
         voice: str | Path | Voice | None = None,
         voice_text: str | None = None,
         settings: Settings | None = None,
+        seeds: Sequence[int] | None = None,
         slots: int = 8,
     ) -> Iterator[Utterance]:
         """Speaks each text as `speak` does, up to `slots` of them at a time; see there.
 
         Work of a stage that was done together is shared out by the tokens that came of it.
+
+        Args:
+            seeds: of each text; None: that of the settings for all.
         """
+        asked = settings or self.settings
+        each = [asked] * len(texts) if seeds is None else [replace(asked, seed=seed) for seed in seeds]
         pieces = [self.text_pieces(text) for text in texts]
-        first = Request(self, settings)
+        if not texts:
+            return
+        first = Request(self, each[0])
         spoken_by = self.voice(voice, voice_text, first)
         for start in range(0, len(texts), LOT * slots):
             lot = range(start, min(len(texts), start + LOT * slots))
-            jobs = [first if number == 0 else Request(self, settings) for number in lot]
+            jobs = [first if number == 0 else Request(self, each[number]) for number in lot]
             said = self.say_all(jobs, [pieces[number] for number in lot], spoken_by, slots)
             coarse = self._coarse(jobs, said, spoken_by, slots)
             for number, job, semantic, codes in zip(lot, jobs, said, coarse, strict=True):

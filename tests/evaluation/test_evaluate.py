@@ -2,7 +2,7 @@
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -104,6 +104,9 @@ class Cascade:
         seconds = 2 + 0.1 * list(SAID).index(kind)
         waveform = hum(seconds) if kind != "is silent" else np.zeros(round(seconds * RATE), np.float32)
         return self._made(waveform, text, (REACHED_LONGEST,) if kind == "runs on" else ())
+
+    def speak_all(self, texts: Sequence[str], **asked: Any) -> Iterator[Utterance]:
+        return (self.speak(text) for text in texts)
 
     def continue_(self, prompt: Path, *, seconds: float, settings: Settings) -> Utterance:
         given = soundfile.read(prompt, dtype="float32")[0]

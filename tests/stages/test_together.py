@@ -63,6 +63,14 @@ def test_lines_spoken_together_are_those_spoken_alone(either: Cascade) -> None:
     assert all(set(one.seconds_by_stage) == {"semantic", "coarse", "fine", "codec"} for one in together)
 
 
+def test_texts_with_seeds_of_their_own_are_spoken_as_alone(cascade: Cascade) -> None:
+    alone = [cascade.speak("Yes.", settings=warm(cascade, seed=seed)) for seed in (5, 6)]
+    together = list(cascade.speak_all(["Yes.", "Yes."], settings=warm(cascade), seeds=[5, 6]))
+    assert all(same(one, other) for one, other in zip(alone, together, strict=True))
+    assert not same(*together)
+    assert list(cascade.speak_all([])) == []
+
+
 @pytest.mark.parametrize(("first", "rate"), [(0.0, 1.0), (1.0, 1.0), (1.0, 1.3)])
 def test_a_stream_is_the_whole_in_pieces(cascade: Cascade, first: float, rate: float) -> None:
     settings = warm(cascade, seed=2, first_seconds=first, rate=rate)

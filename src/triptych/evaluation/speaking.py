@@ -7,7 +7,8 @@ Knows no page.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ def speaking_section(subject: Evaluation) -> Section:
     groups, samples = voices(subject), []
     total, done = len(groups) * len(texts) + len(subject.clips), 0
     for group, spoken_by in groups.items():
+        spoken = speak_together(subject, texts, spoken_by)
         for number, text in enumerate(texts):
             who = choose(spoken_by, number, text)
-            made = [speak(subject, text, who, number, take) for take in range(takes)]
+            made = [spoken[number, take] for take in range(takes)]
             heard = sheets.judge(group, f"{who.name}: {text}", made[0].waveform, text, made[0])
             sheets.compare(group, f"{who.name}: {text}", [one.waveform for one in made], who.waveform)
             done += 1
@@ -134,13 +136,27 @@ def choose(spoken_by: Sequence[Speaks], number: int, text: str) -> Speaks:
     return next((who for who in turn if who.text != text), turn[0])
 
 
-def speak(subject: Evaluation, text: str, who: Speaks, number: int, take: int) -> Utterance:
-    settings = replace(
-        subject.cascade.settings, seed=subject.settings.seed + number + take * subject.settings.sentences
-    )
-    key = f"speak {who.name} {number} {take} {text}"
-    said = None if isinstance(who.voice, str) else who.text
-    return subject.make(key, lambda: subject.cascade.speak(text, voice=who.voice, voice_text=said, settings=settings))
+def speak_together(
+    subject: Evaluation, texts: Sequence[str], spoken_by: Sequence[Speaks]
+) -> dict[tuple[int, int], Utterance]:
+    """Every text, as often as there are takes, by (number, take); those of a voice are decoded side by side."""
+    settings, found = subject.settings, dict[tuple[int, int], Utterance]()
+    for who in spoken_by:
+        mine = [(number, text) for number, text in enumerate(texts) if choose(spoken_by, number, text) is who]
+        asked = {
+            (number, take): (f"speak {who.name} {number} {take} {text}", text)
+            for number, text in mine
+            for take in range(settings.takes)
+        }
+        missing = {place: text for place, (key, text) in asked.items() if not subject.is_made(key)}
+        spoken = subject.cascade.speak_all(
+            list(missing.values()),
+            voice=who.voice,
+            voice_text=None if isinstance(who.voice, str) else who.text,
+            seeds=[settings.seed + number + take * settings.sentences for number, take in missing],
+        )
+        found |= {place: subject.make(key, partial(next, spoken)) for place, (key, _) in asked.items()}
+    return found
 
 
 class Sheets:

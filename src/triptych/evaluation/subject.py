@@ -171,7 +171,7 @@ class Evaluation:
         Args:
             key: one of its kind in the report: section, utterance, take.
         """
-        path = self.cache / "made" / f"{slug(key)}.npz"
+        path = self._made(key)
         if path.exists():
             with np.load(path, allow_pickle=False) as kept:
                 stages, spent = kept["stages"].tolist(), kept["seconds"].tolist()
@@ -193,6 +193,13 @@ class Evaluation:
                 notes=np.array(list(made.notes), dtype=str),
             )
         return made
+
+    def is_made(self, key: str) -> bool:
+        """Whether `make` would find it on disk."""
+        return self._made(key).exists()
+
+    def _made(self, key: str) -> Path:
+        return self.cache / "made" / f"{slug(key)}.npz"
 
     def keep(self, name: str, waveform: Waveform) -> str:
         """Writes a sound [N] for the page, as Ogg Opus, and returns its file relative to the report's folder."""
