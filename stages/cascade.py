@@ -26,16 +26,13 @@ from numpy.typing import NDArray
 from triptych.lm.blocks import PRECISIONS, Precision
 from triptych.lm.decode import run
 from triptych.stages.bundle import Voice, check_bundle, find_bundle, hear_voice, read_bundle, read_voices
-from triptych.stages.coarse.generate import coarse_rule
-from triptych.stages.fine.generate import with_half_products
 from triptych.stages.request import Request, cut
-from triptych.stages.semantic.generate import semantic_rule
+from triptych.stages.rules import Rules
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.split import split_text
 from triptych.stages.stream import stream
 from triptych.stages.three import STAGES, load_stage
 from triptych.stages.utterance import Settings, Utterance, share_time
-from triptych.tokenizers.precision import has_bf16
 from triptych.tokenizers.spec import TimeGrid
 from triptych.tokenizers.trio import Tokenizers
 from triptych.tokenizers.waveform import Waveform
@@ -62,10 +59,8 @@ class Cascade:
         settings: Settings,
         precision: Precision = "fp32",
     ) -> None:
-        self.precision = precision
-        """of the weights that decoding reads, on a CPU"""
-        self._rules: dict[str, Any] = {}
         self.tokenizers, self.stages, self._voices, self.settings = tokenizers, dict(stages), dict(voices), settings
+        self.rules = Rules(self.stages, precision)
         self.grid: TimeGrid = tokenizers.grid
         self.sample_rate = tokenizers.acoustic.spec.sample_rate
 
@@ -166,41 +161,17 @@ class Cascade:
         pieces = self.text_pieces(text)
         return stream(job, pieces, self.voice(voice, voice_text, job))
 
-    def rule(self, stage: str, steps: int = 0) -> Any:
-        """How the semantic or the coarse stage decodes: on packed weights, which are made at the first call.
-
-        Args:
-            steps: about to be made; where the work is long, faster code is built first (see lm/engine.py).
-        """
-        model = self.stages[stage][1]
-        known = self._rules.get(stage)
-        longer = known is not None and known[1].engine.tier == "prepacked" and steps > known[2]
-        if known is None or known[0] is not model or longer:
-            make: Any = semantic_rule if stage == "semantic" else coarse_rule
-            self._rules[stage] = known = (model, make(model, self.precision, steps), steps)
-        return known[1]
-
-    @property
-    def fine_model(self) -> Any:
-        """The fine stage's model; its products are in bfloat16 where fewer bits are asked for and can be had."""
-        model = self.stages["fine"][1]
-        if self.precision == "fp32" or not has_bf16(model.flag.weight.device):
-            return model
-        known = self._rules.get("fine")
-        if known is None or known[0] is not model:
-            self._rules["fine"] = known = (model, with_half_products(model))
-        return known[1]
-
     def replace(self, name: str, stage: Any, model: Any) -> None:
         """Another stage, or the same one with other weights, in the place of `name`."""
         self.stages[name] = (stage, model)
-        self._rules.pop(name, None)
 
     def say_all(
         self, jobs: Sequence[Request], pieces: Sequence[list[NDArray[np.uint16]]], voice: Voice, slots: int
     ) -> list[NDArray[np.uint16]]:
         """Semantic tokens [T] of each job, for its pieces of text."""
-        rule = self.rule("semantic", sum(jobs[0].longest_frames(len(piece)) for each in pieces for piece in each) // 2)
+        rule = self.rules.of(
+            "semantic", sum(jobs[0].longest_frames(len(piece)) for each in pieces for piece in each) // 2
+        )
         began = time.perf_counter()
         for _ in run(rule, [job.say(each, voice) for job, each in zip(jobs, pieces, strict=True)], slots):
             pass
@@ -214,7 +185,7 @@ class Cascade:
         works = [job.coarse_work(voice) for job in jobs]
         for work, semantic in zip(works, said, strict=True):
             work.semantic, work.ended = semantic, True
-        rule = self.rule("coarse", sum(map(len, said)))
+        rule = self.rules.of("coarse", sum(map(len, said)))
         began = time.perf_counter()
         for _ in run(rule, [work.job(rule) for work in works], slots):
             pass

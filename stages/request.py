@@ -88,7 +88,7 @@ class Request:
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:
         """Semantic tokens [T] of pieces of text, of this request alone."""
-        rule = self.cascade.rule("semantic", sum(self.longest_frames(len(text)) for text in pieces))
+        rule = self.cascade.rules.of("semantic", sum(self.longest_frames(len(text)) for text in pieces))
         with self.clock("semantic"):
             for _ in run(rule, [self.say(pieces, voice)]):
                 pass
@@ -153,7 +153,7 @@ class Request:
                 made[0] = np.concatenate([made[0], tokens_of(stage, row)])
 
         with self.clock("semantic"):
-            for _ in run(self.cascade.rule("semantic", beats * s), [job()]):
+            for _ in run(self.cascade.rules.of("semantic", beats * s), [job()]):
                 pass
         return made[0][len(prompt) :]
 
@@ -166,7 +166,7 @@ class Request:
 
     def fine_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> FineWork:
         """Likewise, of the fine stage."""
-        stage, model = self.cascade.stages["fine"][0], self.cascade.fine_model
+        stage, model = self.cascade.stages["fine"][0], self.cascade.rules.fine_model
         before = np.zeros((stage.specs.acoustic.levels, 0), np.uint16) if made is None else made
         span, settings, stream = self._span(voice, stage.config.prompt), self.settings, self.streams["fine"]
         return FineWork(stage, model, span, settings.fine, stream, before, self.levels, settings.first_seconds)
@@ -191,7 +191,7 @@ class Request:
             work = self.coarse_work(voice, made)
             work.semantic, work.ended = semantic, True
             with self.clock("coarse"):
-                rule = self.cascade.rule("coarse", len(semantic))
+                rule = self.cascade.rules.of("coarse", len(semantic))
                 for _ in run(rule, [work.job(rule)]):
                     pass
             coarse = work.made

@@ -29,9 +29,9 @@ def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> 
     """Waveforms [n], one after another, of pieces of text."""
     cascade = job.cascade
     frames = sum(job.longest_frames(len(piece)) for piece in pieces) // 2
-    steps = run(cascade.rule("semantic", frames), [job.say(pieces, voice)])
+    steps = run(cascade.rules.of("semantic", frames), [job.say(pieces, voice)])
     coarse, fine, decoded = job.coarse_work(voice), job.fine_work(voice), 0
-    rule = cascade.rule("coarse", frames)
+    rule = cascade.rules.of("coarse", frames)
     while not coarse.ended:
         with job.clock("semantic"):
             coarse.ended = _until_enough(job, steps, cascade.grid.beats(0.5) * cascade.grid.semantic_per_beat)

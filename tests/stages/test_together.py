@@ -28,7 +28,7 @@ def loaded(tier: str) -> Cascade:
         elif native.library(allow_build=True) is None:
             pytest.skip("no C++ compiler here")
         made = Cascade.load()
-        assert {made.rule(name).engine.tier for name in ("semantic", "coarse")} == {tier}
+        assert {made.rules.of(name).engine.tier for name in ("semantic", "coarse")} == {tier}
         return made
 
 
@@ -52,7 +52,7 @@ def same(one: Utterance, other: Utterance) -> bool:
 
 def test_lines_spoken_together_are_those_spoken_alone(either: Cascade) -> None:
     cascade, settings = either, warm(either, seed=4)
-    if cascade.rule("semantic").engine.tier != "native":  # seeds may part at near ties there
+    if cascade.rules.of("semantic").engine.tier != "native":  # seeds may part at near ties there
         greedy = Sampling(temperature=0.0)
         settings = replace(settings, semantic=greedy, coarse=greedy)
     alone = [cascade.speak(text, settings=settings) for text in TEXTS]

@@ -29,13 +29,13 @@ def bench(
     cascade = Cascade.load(bundle, precision=precision or "fp32")  # type: ignore[arg-type]
     stages = [speed for requests in (1, batch) for speed in measure_stages(cascade, requests)]
     streams = {first: measure_stream(cascade, 15.0, first) for first in (0.0, 2.0)}
-    tier = cascade.rule("semantic").engine.tier
+    tier = cascade.rules.of("semantic").engine.tier
     if as_json:
         rows = [asdict(speed) | {"tokens_per_second": speed.tokens_per_second} for speed in stages]
         shown = {f"first_seconds={first:g}": asdict(speed) for first, speed in streams.items()}
-        result_json({"precision": cascade.precision, "tier": tier, "stages": rows, "streams": shown})
+        result_json({"precision": cascade.rules.precision, "tier": tier, "stages": rows, "streams": shown})
         return
-    result(f"{cascade.precision} weights, {tier} tier, {torch.get_num_threads()} threads")
+    result(f"{cascade.rules.precision} weights, {tier} tier, {torch.get_num_threads()} threads")
     result("stage      requests   tokens/s   work a second of sound")
     for speed in stages:
         work = f"{speed.work_per_sound:8.3f} s"
