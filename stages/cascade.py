@@ -40,7 +40,7 @@ from triptych.training.config import build
 
 __all__ = ["Cascade", "Settings", "Utterance", "find_bundle"]
 
-LONGEST_TEXT = 5_000
+LONGEST_TEXT = 50_000
 """characters of one request"""
 LOT = 4
 """texts a slot that go through the stages together; their sound is there before the next lot begins"""

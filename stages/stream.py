@@ -17,12 +17,8 @@ from numpy.typing import NDArray
 from triptych.lm.decode import run
 from triptych.stages.bundle import Voice
 from triptych.stages.request import Request
+from triptych.tokenizers.acoustic.codec import AFTER_SECONDS
 from triptych.tokenizers.waveform import Waveform
-
-BEFORE_SECONDS = 2.0
-"""decoded again before a piece: as far as the codec's memory reaches audibly"""
-AFTER_SECONDS = 0.3
-"""held back of a piece, by codecs that also look ahead"""
 
 
 def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Iterator[Waveform]:
@@ -54,11 +50,10 @@ def _until_enough(job: Request, steps: Iterator[None], frames: int) -> bool:
 
 def _sound(job: Request, codes: NDArray[np.uint16], decoded: int, ended: bool) -> tuple[Waveform, int]:
     """The waveform of codes [Q, T'] from frame `decoded` on, and the frame that it reaches."""
-    codec, rate = job.cascade.tokenizers.acoustic, float(job.cascade.grid.acoustic_rate)
-    held = 0 if ended or codec.looks_back else round(AFTER_SECONDS * rate)
-    stop, before = codes.shape[1] - held, max(0, decoded - round(BEFORE_SECONDS * rate))
+    codec = job.cascade.tokenizers.acoustic
+    stop = codes.shape[1]
+    if not ended and not codec.looks_back:
+        stop -= round(AFTER_SECONDS * float(job.cascade.grid.acoustic_rate))
     if stop <= decoded:
         return np.zeros(0, np.float32), decoded
-    hop = codec.spec.hop
-    waveform = codec.decode(codes[:, before:])
-    return waveform[(decoded - before) * hop : (stop - before) * hop], stop
+    return codec.decode_span(codes, decoded, stop), stop

@@ -15,6 +15,7 @@ from triptych.stages.cascade import Cascade, Settings, Utterance
 from triptych.stages.coarse.generate import CoarseWork, coarse_rule
 from triptych.stages.request import Request
 from triptych.stages.stream import stream
+from triptych.tokenizers.acoustic import codec
 
 torch.set_num_threads(1)
 TEXTS = ["Yes.", "No, thank you.", "Rain."]
@@ -81,6 +82,15 @@ def test_a_stream_is_the_whole_in_pieces(cascade: Cascade, first: float, rate: f
     assert sound.shape == whole.waveform.shape
     error, power = np.square(sound - whole.waveform).mean(), np.square(whole.waveform).mean()
     assert 10 * np.log10(error / power + 1e-12) < -60
+
+
+def test_what_is_decoded_in_spans_is_the_whole(cascade: Cascade, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = cascade.speak(LONG).codes
+    whole = cascade.tokenizers.acoustic.decode(codes)
+    monkeypatch.setattr(codec, "WHOLE_SECONDS", 2.5)
+    spans = cascade.tokenizers.acoustic.decode(codes)
+    assert spans.shape == whole.shape and not np.array_equal(spans, whole)
+    assert 10 * np.log10(np.square(spans - whole).mean() / np.square(whole).mean() + 1e-12) < -60
 
 
 def test_the_tokens_of_a_stream_are_those_of_the_whole(cascade: Cascade) -> None:

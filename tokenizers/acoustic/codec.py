@@ -30,6 +30,12 @@ from triptych.training.files import fingerprint_of, read_json, write_json
 
 Codes = NDArray[np.uint16]
 """[Q, T'] ids, each below codebook_size"""
+WHOLE_SECONDS = 60.0
+"""up to so long, a clip is decoded in one piece"""
+BEFORE_SECONDS = 2.0
+"""decoded again before a span: as far as the codec's memory reaches audibly"""
+AFTER_SECONDS = 0.3
+"""decoded with a span, by codecs that also look ahead"""
 
 
 class AcousticTokenizer:
@@ -138,9 +144,27 @@ class AcousticTokenizer:
             assert ids.shape == (self.num_levels, math.ceil(len(clip) / self.spec.hop)), ids.shape
         return [ids.to(torch.int32).numpy().astype(np.uint16) for ids in found]
 
-    @torch.inference_mode()
     def decode(self, codes: NDArray[Any]) -> Waveform:
-        """Waveform [T' · hop] of codes [q, T'], with any q up to the number of levels."""
+        """Waveform [T' · hop] of codes [q, T'], with any q up to the number of levels.
+
+        A causal EnCodec decodes more than `WHOLE_SECONDS` span by span, in bounded memory; that agrees with the whole
+        within -60 dB.
+        """
+        frames, span = codes.shape[1], round(WHOLE_SECONDS * float(self.spec.frame_rate))
+        if frames <= span or not self._spans:
+            return self._decode(codes)
+        return np.concatenate([self.decode_span(codes, at, min(at + span, frames)) for at in range(0, frames, span)])
+
+    def decode_span(self, codes: NDArray[Any], first: int, stop: int) -> Waveform:
+        """Waveform [(stop - first) · hop] of frames `first` to `stop` of codes [q, T'], amid their neighbours."""
+        rate = float(self.spec.frame_rate)
+        begin = max(0, first - round(BEFORE_SECONDS * rate))
+        end = stop if self.looks_back else stop + round(AFTER_SECONDS * rate)
+        sound = self._decode(codes[:, begin:end])
+        return sound[(first - begin) * self.spec.hop : (stop - begin) * self.spec.hop]
+
+    @torch.inference_mode()
+    def _decode(self, codes: NDArray[Any]) -> Waveform:
         if codes.shape[1] == 0:
             return np.zeros(0, dtype=np.float32)
         sound = self.codec.decode(torch.from_numpy(codes.astype(np.int64)))
