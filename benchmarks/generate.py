@@ -444,7 +444,8 @@ def audiolm(bench: Bench) -> None:
     for precision in bench.said.precision:
         rule = semantic_rule(model, precision, 10**6)
         works[f"triptych {precision}"] = lambda rule=rule: decoded(rule, semantic_rows(size, 1, NEW))  # type: ignore[misc]
-    works["audiolm-pytorch"] = theirs(lambda n: wrapped.generate(max_length=n, prime_ids=ids.clone()))
+    more = {"prime_ids": ids, "cond_scale": 1}
+    works["audiolm-pytorch"] = theirs(lambda n: wrapped.generate(max_length=PROMPT + n, **more))
     bench.say("semantic, audiolm-pytorch", "tokens/s", bench.turns(works), "audiolm-pytorch")
 
 
