@@ -176,13 +176,17 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     return record
 
 
+STARTER = "starter"
+"""the cascade in the package, by name"""
+
+
 def find_bundle(path: Path | str | None) -> Path:
-    """The folder that a bundle's folder or hub id means; None: the starter.
+    """The folder that a bundle's folder or hub id means; None, or "starter" where no such folder is: the starter.
 
     Raises:
         ValueError: there is none.
     """
-    if path is None:
+    if path is None or (str(path) == STARTER and not Path(STARTER).is_dir()):
         starter = Path(str(files("triptych") / "starter"))
         if not (starter / "bundle.json").exists():
             raise ValueError("this installation carries no starter cascade: name a bundle with --bundle")

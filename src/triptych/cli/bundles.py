@@ -21,7 +21,8 @@ def bundle(
     fine: Checkpoint = None,
     tokenizers: Annotated[Path | None, typer.Option(metavar="DIR", help="Holds text/, semantic/, acoustic/.")] = None,
     base: Annotated[
-        Path | None, typer.Option("--from", metavar="BUNDLE", help="What is not named comes from this bundle.")
+        str | None,
+        typer.Option("--from", metavar="BUNDLE", help="What is not named comes from this bundle, or 'starter'."),
     ] = None,
     voices: Annotated[
         Path | None, typer.Option(metavar="LIST.jsonl", help='A line each: {"name": …, "audio": …, "text": …}.')
@@ -35,7 +36,7 @@ def bundle(
 
     key=value (see 'triptych config speak') says how this cascade is sampled where nobody says otherwise.
     """
-    from triptych.stages.bundle import write_bundle
+    from triptych.stages.bundle import find_bundle, write_bundle
     from triptych.training.config import load_tree
 
     check_folder(output)
@@ -43,7 +44,7 @@ def bundle(
     named = read_voices(voices) if voices else {}
     parts |= {"voices": named, "settings": load_tree(None, overrides or []), "precision": precision}
     if base:
-        parts = over_bundle(base, parts)
+        parts = over_bundle(find_bundle(base), parts)
     absent = [f"--{name}" for name, part in parts.items() if part is None]
     if absent:
         raise ValueError(f"bundle: {', '.join(absent)} is not named: name it, or a bundle that has it with --from")

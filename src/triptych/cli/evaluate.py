@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from triptych.evaluation.compare import Comparison
     from triptych.evaluation.evaluate import Report
 
-STARTER = "starter"
-
 
 def evaluate(
     output: Annotated[
@@ -73,13 +71,14 @@ def measure(
     from triptych.evaluation.evaluate import evaluate as run
     from triptych.evaluation.judges import Memory, load_judges
     from triptych.evaluation.subject import EvaluateConfig, Evaluation
-    from triptych.stages.cascade import Cascade, find_bundle
+    from triptych.stages.bundle import STARTER, find_bundle
+    from triptych.stages.cascade import Cascade
     from triptych.training.config import build, load_tree
 
     tree = lists(load_tree(find_config(config), overrides), ("sections", "pairs", "codec_levels"))
     settings = build(EvaluateConfig, tree, "evaluate")
     names = chosen(settings.sections, also)
-    folder = find_bundle(None if bundle in (None, STARTER) else bundle)
+    folder = find_bundle(bundle)
     memory = Memory(output / "cache" / "judged.jsonl")
     judges = load_judges(settings.recogniser, settings.speaker, settings.naturalness, memory)
     for kind, why in judges.absent.items():
@@ -87,7 +86,7 @@ def measure(
     cascade = Cascade.load(folder)
     subject = Evaluation(cascade, data, settings, judges, output, lambda done, total, note: None)
     _ = subject.clips  # an empty split is known before a folder is made
-    said = described(subject, folder, STARTER if bundle in (None, STARTER) else str(bundle).rstrip("/").split("/")[-1])
+    said = described(subject, folder, str(bundle or STARTER).rstrip("/").split("/")[-1])
     claim(output, said)
     return run(subject, names, said, section_bar)
 

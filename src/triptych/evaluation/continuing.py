@@ -200,4 +200,4 @@ def draw_drift(axes: Any, table: Table) -> None:
             )
     axes.set_xlabel("seconds after the prompt")
     axes.set_ylabel("cosine")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))

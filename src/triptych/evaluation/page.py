@@ -43,7 +43,7 @@ th { font-weight: 600; } th:first-child, td.word { text-align: left; } tbody th 
 td small { display: block; white-space: nowrap; } td.better { color: #1a6b3a; } td.worse { color: #a3291f; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 .sample { border-top: 1px solid var(--line); padding: .7rem 0; }
-.sample audio { width: 100%; max-width: 30rem; height: 2.2rem; }
+.sample audio { display: block; width: 100%; max-width: 30rem; height: 2.2rem; }
 .strip { display: flex; align-items: center; gap: .6rem; font-size: .78rem; color: var(--pale); margin: .15rem 0; }
 .strip span { flex: 0 0 6rem; } .strip svg { flex: 1; height: 12px; width: 100%; max-width: 48rem; }
 @media (max-width: 40rem) { nav ol { columns: 1; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
