@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from triptych.cli.main import app
 from triptych.corpus.shards import ShardSet
 from triptych.stages.adapters import AdapterConfig, add_adapters, note_of, plain
-from triptych.stages.cascade import Cascade
-from triptych.stages.initial import laid_over
+from triptych.stages.cascade import Cascade, find_bundle
+from triptych.stages.initial import folder_of, laid_over
 from triptych.stages.speech import Speech
 from triptych.stages.three import load_stage, read_stage, read_state
 from triptych.stages.training import train_stage
@@ -177,3 +177,10 @@ def test_a_bundle_over_another_takes_what_is_not_named(tiny: Path, starter_shard
     assert cascade.speak("Yes.").seconds > 0.3
     result = CliRunner().invoke(app, [*map(str, line[:1] + line[3:5]), "-o", str(tmp_path / "other")])
     assert result.exit_code == 1 and "--semantic, --fine, --tokenizers is not named" in str(result.exception)
+
+
+def test_the_starter_has_a_name_unless_a_folder_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert folder_of("starter", "fine") == find_bundle(None) / "stages" / "fine"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "starter").mkdir()
+    assert find_bundle("starter") == Path("starter")
