@@ -263,7 +263,7 @@ def wrong(tmp_path: Path) -> dict[str, Path]:
         (["speak", "Hi.", "--voice", "{absent}"], "absent.wav"),
         (["speak", "Hi.", "--voice", "nobody"], "nobody"),
         (["speak", ""], "empty"),
-        (["speak", "word " * 2000], "10000 characters"),
+        (["speak", "word " * 12_000], "60000 characters"),
         (["speak", "これは"], "'こ'"),
         (["speak", "Hi.", "semantic.temprature=1"], "temperature"),
         (["convert", "{short}", "--voice", "{cut}"], "cut"),

@@ -1,7 +1,6 @@
 """The cascade doctor: an untrained stage is the one that it names, whoever is there to listen."""
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -42,8 +41,8 @@ class Templates:
 
 def planted(starter: Cascade, stage: str | None) -> Cascade:
     """The starter with its fine stage in use, and one stage with random weights."""
-    cascade = copy(starter)
-    cascade.stages, cascade.settings = dict(starter.stages), replace(starter.settings, levels=0)
+    voices = {name: starter.named_voice(name) for name in starter.voices()}
+    cascade = Cascade(starter.tokenizers, starter.stages, voices, replace(starter.settings, levels=0))
     if stage is not None:
         torch.manual_seed(1)
         cascade.stages[stage] = (starter.stages[stage][0], starter.stages[stage][0].model().eval())
