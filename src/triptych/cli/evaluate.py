@@ -67,6 +67,7 @@ def measure(
     bundle: str | None, data: Path, output: Path, overrides: list[str], config: str | None, also: tuple[str, ...]
 ) -> "Report":
     """Measures what is not measured yet in `output`; `also`: sections beside those of the settings."""
+    from triptych.corpus.manifest import read_manifest
     from triptych.evaluation.evaluate import chosen, claim, described
     from triptych.evaluation.evaluate import evaluate as run
     from triptych.evaluation.judges import Memory, load_judges
@@ -79,6 +80,7 @@ def measure(
     settings = build(EvaluateConfig, tree, "evaluate")
     names = chosen(settings.sections, also)
     folder = find_bundle(bundle)
+    next(read_manifest(data), None)  # a file that is none is known before judges are loaded
     memory = Memory(output / "cache" / "judged.jsonl")
     judges = load_judges(settings.recogniser, settings.speaker, settings.naturalness, memory)
     for kind, why in judges.absent.items():

@@ -137,6 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every file that is loaded, else
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a line for each try at a hub that cannot be reached, else
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a rank that is gone, our own line tells
     try:
         check_checkout(Path(triptych.__file__).parent)

@@ -143,15 +143,23 @@ def load_judges(recogniser: str, speaker: str, naturalness: str, memory: Memory)
     absent |= {kind: why for kind, why in gone.items() if why and kind not in absent}
     ear = voice = mos = None
     if "recogniser" not in absent:
-        loaded = load_recogniser(recogniser)
+        loaded = or_none("recogniser", load_recogniser, recogniser)
         if isinstance(loaded, FasterWhisper):
             names["recogniser"] = f"{described(recogniser, 'faster-whisper')}, {loaded.precision}"
         ear = RememberingRecogniser(loaded, names["recogniser"], memory)
     if "speaker" not in absent:
-        voice = RememberingSpeaker(load_speaker(speaker), names["speaker"], memory)
+        voice = RememberingSpeaker(or_none("speaker", load_speaker, speaker), names["speaker"], memory)
     if "naturalness" not in absent:
         mos = RememberingNaturalness(Dnsmos(), names["naturalness"], memory)
     return Judges(ear, voice, mos, {kind: name for kind, name in names.items() if kind not in absent}, absent)
+
+
+def or_none(kind: str, load: Callable[[str], Any], name: str) -> Any:
+    """What `load` makes of a name; where it cannot, its line says that one can do without."""
+    try:
+        return load(name)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}: name a folder or a hub id, or say {kind}={NONE}") from None
 
 
 def missing(modules: Sequence[str], why: str) -> str | None:
