@@ -10,7 +10,7 @@
     position   a step at position 2,000 against one at 100, and the time to read the cache that is added
     batch      eight requests at once against one, semantic and coarse: steps and sound a second; and the whole cascade
     stream     the starter: time to the first sound and gaps, 5, 30 and 120 s of speech
-    audiolm    audiolm-pytorch's semantic transformer, with --audiolm DIR (benchmarks/train.py says how to make it)
+    audiolm    audiolm-pytorch's semantic transformer, with --audiolm DIR (benchmarks/audiolm.py says how it is made)
 
 Shares are of the read rate that this run measures beside each figure. A busy machine is refused unless --busy says that
 figures do not matter: where other processes take more than a fifth of it within a second. JSON is added to
@@ -20,21 +20,19 @@ FILE, part by part.
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
-import types
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from audiolm import semantic_transformer
+from machine import OFF, Bench, Work, processor, taken_by_others
 
-from triptych.lm import native
 from triptych.lm.blocks import PRECISIONS, Precision
 from triptych.lm.decode import Row, one, run
 from triptych.lm.sampling import Sampling
@@ -60,70 +58,6 @@ SPECS = Specs(
     TokenizerSpec("text", "random", 80, fingerprint="t"),
 )
 SHAPE = TransformerConfig(dim=768, layers=12, heads=12)
-ABSENT = (
-    *("torchaudio", "torchaudio.functional", "torchaudio.transforms", "fairseq", "encodec", "encodec.utils"),
-    *("accelerate", "accelerate.utils", "ema_pytorch", "pytorch_warmup", "wandb"),
-)
-"""what audiolm-pytorch imports and its semantic transformer does not use"""
-
-Work = Callable[[], float]
-"""does something once; returns how much of it: tokens, or seconds of sound"""
-
-
-class Bench:
-    """The clock, the machine, and what was found."""
-
-    def __init__(self, said: argparse.Namespace) -> None:
-        self.said = said
-        library = native.library(allow_build=True)
-        if library is None:
-            sys.exit("no C++ compiler here: nothing of the native tier can be measured")
-        self.library, self.memory = library, torch.ones(1 << 28)
-        self.found: dict[str, Any] = {}
-
-    def read_rate(self) -> float:
-        """Bytes a second, once through a gigabyte."""
-        began = time.perf_counter()
-        self.library.read_all(self.memory.data_ptr(), self.memory.numel(), torch.get_num_threads())
-        return self.memory.numel() * 4 / (time.perf_counter() - began)
-
-    def turns(self, works: dict[str, Work], rounds: int | None = None) -> dict[str, dict[str, float]]:
-        """Of each: the median of amount / seconds, the least and the most of it, and the read rate beside it."""
-        rates: dict[str, list[float]] = {name: [] for name in works}
-        reads: dict[str, list[float]] = {name: [] for name in works}
-        for turn in range((rounds or self.said.rounds) + 1):
-            for name, work in works.items():
-                before = self.read_rate()
-                began = time.perf_counter()
-                amount = work()
-                taken = time.perf_counter() - began - OFF.pop("seconds", 0.0)
-                if turn:
-                    rates[name].append(amount / taken)
-                    reads[name].append(max(before, self.read_rate()))
-        return {
-            name: {
-                "median": statistics.median(each),
-                "least": min(each),
-                "most": max(each),
-                "read_GBps": statistics.median(reads[name]) / 1e9,
-            }
-            for name, each in rates.items()
-        }
-
-    def say(self, part: str, unit: str, found: dict[str, dict[str, float]], against: str | None = None) -> None:
-        print(f"\n{part}")
-        for name, rate in found.items():
-            if against and name != against and against in found:
-                rate["ratio"] = rate["median"] / found[against]["median"]
-            more = f"  ×{rate['ratio']:.2f}" if "ratio" in rate else ""
-            more += f"  {rate['share']:.0%} of the read rate" if "share" in rate else ""
-            spread = f"{rate['least']:,.2f} to {rate['most']:,.2f}"
-            print(f"  {name:<34} {rate['median']:10,.2f} {unit} ({spread}; read {rate['read_GBps']:.0f} GB/s){more}")
-        self.found[part] = {"unit": unit, **found}
-
-
-OFF: dict[str, float] = {}
-"""seconds of a work that do not count: its prefill"""
 
 
 def main() -> None:
@@ -150,26 +84,6 @@ def main() -> None:
         if said.json:
             before = json.loads(said.json.read_text()) if said.json.exists() else {}
             said.json.write_text(json.dumps(before | {"machine": machine} | bench.found, indent=1) + "\n")
-
-
-def taken_by_others(seconds: float = 1.0) -> float:
-    """Share of all processors that is at work while this process sleeps."""
-
-    def ticks() -> tuple[int, int]:
-        fields = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-        return sum(fields), fields[3] + fields[4]
-
-    try:
-        (total, idle), _ = ticks(), time.sleep(seconds)
-        after, idle_after = ticks()
-    except OSError:
-        return os.getloadavg()[0] / (os.cpu_count() or 1)
-    return 1 - (idle_after - idle) / max(1, after - total)
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def stages() -> tuple[Any, ...]:
@@ -203,6 +117,11 @@ def decoded(rule: Any, rows: list[Row], slots: int = 1) -> float:
     return float(sum(len(row.new) for row in rows) - before)
 
 
+def alone(rule: Any, vocabulary: int) -> Work:
+    """One request, made anew each time."""
+    return lambda: decoded(rule, semantic_rows(vocabulary, 1, NEW))
+
+
 def bytes_read(rule: Any, precision: Precision, step: int = PROMPT) -> float:
     """Of the matrices and the filled cache, by one step."""
     engine = rule.engine
@@ -223,10 +142,7 @@ def semantic(bench: Bench) -> None:
     _, model, *_ = stages()
     size = model.language_model.vocabulary_size
     rules = {precision: semantic_rule(model, precision, 10**6) for precision in bench.said.precision}
-    works: dict[str, Work] = {
-        f"triptych {precision}": lambda rule=rule: decoded(rule, semantic_rows(size, 1, NEW))  # type: ignore[misc]
-        for precision, rule in rules.items()
-    }
+    works: dict[str, Work] = {f"triptych {precision}": alone(rule, size) for precision, rule in rules.items()}
     bark: Any = BarkSemanticModel(BarkSemanticConfig(input_vocab_size=129_600, output_vocab_size=10_048)).eval()
     settings = BarkSemanticGenerationConfig()
     text = torch.randint(0, 10_000, (1, PROMPT))
@@ -422,39 +338,18 @@ def stream(bench: Bench) -> None:
 
 
 def audiolm(bench: Bench) -> None:
-    """Its modules for sound, which decoding does not need, are stood in for."""
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer  # noqa: F401 - before torchaudio seems to be there
-
     if bench.said.audiolm is None:
         sys.exit("the part audiolm needs --audiolm DIR")
-    sys.path.append(str(bench.said.audiolm))
-    for name in ABSENT:
-        sys.modules[name] = stand_in(name)
-    import audiolm_pytorch.audiolm_pytorch as theirs_at
-
-    theirs_at.get_encoded_dim = lambda *_: SHAPE.dim
     _, model, *_ = stages()
     size = model.language_model.vocabulary_size
-    peer = theirs_at.SemanticTransformer(
-        dim=SHAPE.dim, depth=SHAPE.layers, heads=SHAPE.heads, num_semantic_tokens=size, has_condition=False
-    )
-    wrapped: Any = theirs_at.SemanticTransformerWrapper(transformer=peer.eval(), unique_consecutive=False)
-    ids = torch.randint(0, size, (1, PROMPT))
+    wrapped = semantic_transformer(bench.said.audiolm, SHAPE, size).eval()
+    more = {"prime_ids": torch.randint(0, size, (1, PROMPT)), "cond_scale": 1}
     works: dict[str, Work] = {}
     for precision in bench.said.precision:
         rule = semantic_rule(model, precision, 10**6)
-        works[f"triptych {precision}"] = lambda rule=rule: decoded(rule, semantic_rows(size, 1, NEW))  # type: ignore[misc]
-    more = {"prime_ids": ids, "cond_scale": 1}
+        works[f"triptych {precision}"] = alone(rule, size)
     works["audiolm-pytorch"] = theirs(lambda n: wrapped.generate(max_length=PROMPT + n, **more))
     bench.say("semantic, audiolm-pytorch", "tokens/s", bench.turns(works), "audiolm-pytorch")
-
-
-def stand_in(name: str) -> types.ModuleType:
-    """A module that has whatever is asked of it."""
-    module = types.ModuleType(name)
-    module.__path__, module.__spec__ = [], ModuleSpec(name, None)
-    module.__getattr__ = lambda attribute: type(attribute, (), {"__init__": lambda self, *_, **__: None})  # type: ignore[method-assign]
-    return module
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

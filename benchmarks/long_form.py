@@ -22,7 +22,7 @@ from triptych.evaluation.recogniser import load_recogniser
 from triptych.evaluation.score import normaliser
 from triptych.evaluation.speaker import load_speaker, similarity
 from triptych.stages.cascade import Cascade
-from triptych.tokenizers.waveform import write_wav
+from triptych.tokenizers.waveform import Waveform, write_wav
 
 STRETCH_SECONDS, MINUTE = 20, 60
 
@@ -55,7 +55,7 @@ def main() -> None:
     print(f"{made.seconds:.0f} s in {taken:.0f} s of work; memory grew by {grown:.0f} MB; {len(made.notes)} notes")
 
 
-def word_errors(text: str, waveform, rate: int, recogniser: str) -> tuple[Counter[int], Counter[int]]:  # type: ignore[no-untyped-def]
+def word_errors(text: str, waveform: Waveform, rate: int, recogniser: str) -> tuple[Counter[int], Counter[int]]:
     """Words of the text, and errors, by minute."""
     normalise, ear = normaliser(), load_recogniser(recogniser)
     heard: list[tuple[str, int]] = []

@@ -8,9 +8,7 @@
     lengths    the same with rows of real lengths: side by side here, padded and masked there; useful tokens a second
     stages     each stage as its config NAME/base says, on rows that it draws itself, of random tokens
     audiolm    audiolm-pytorch's semantic transformer of the same width and depth, after the other parts, with --audiolm
-               DIR (--part alone: nothing else): a folder made by
-               pip install --no-deps --target DIR audiolm-pytorch beartype local-attention hyper-connections \\
-                   gateloop-transformer rotary-embedding-torch
+               DIR (--part alone: nothing else); benchmarks/audiolm.py says how that folder is made
 
 Useful tokens are positions that belong to a row. FLOP/s count matrix products alone: of the language models what they
 must, with the causal half of attention; of the stages what torch's counter saw. Their share is of the matrix rate that
@@ -22,15 +20,14 @@ import os
 import statistics
 import sys
 import time
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from audiolm import semantic_transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,12 +51,6 @@ BUSY_LOAD = 0.5
 WANTED = {"fp32": 1.1, "bf16": 1.2}
 SECONDS_OF_SPEECH = (1.0, 20.0, 6.0, 0.5)
 """of a clip: shortest, longest, median, and the spread of its logarithm"""
-
-ABSENT = (
-    *("torchaudio", "torchaudio.functional", "torchaudio.transforms", "fairseq", "encodec", "encodec.utils"),
-    *("accelerate", "accelerate.utils", "ema_pytorch", "pytorch_warmup", "wandb"),
-)
-"""what audiolm-pytorch imports and a step of its semantic transformer does not use"""
 
 LEFT_ALONE = 64 << 20
 """bytes of the heap's free end that glibc keeps by itself, once a process has seen large blocks"""
@@ -294,23 +285,11 @@ class RandomShards:
 
 
 def audiolm(bench: Bench, folder: Path) -> None:
-    """Its modules for sound, which a step does not need, are stood in for."""
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer  # noqa: F401 - before torchaudio seems to be there
-
-    sys.path.append(str(folder))
-    for name in ABSENT:
-        sys.modules[name] = stand_in(name)
-    import audiolm_pytorch.audiolm_pytorch as theirs_at
-
-    theirs_at.get_encoded_dim = lambda *_: bench.said.dim
     said, model = bench.said, bench.language_model()
     bench.compiled(model)
-    model_of: Any = theirs_at.SemanticTransformer
-    theirs = model_of(
-        dim=said.dim, depth=said.layers, heads=said.heads, num_semantic_tokens=said.vocabulary, has_condition=False
-    ).to(bench.device)
-    wrapped = theirs_at.SemanticTransformerWrapper(transformer=theirs, unique_consecutive=False)
+    wrapped = semantic_transformer(folder, model.config, said.vocabulary, bench.device)
     ids = torch.randint(0, said.vocabulary, (said.rows, said.steps), device=bench.device)
+    theirs: nn.Module = wrapped.transformer
     steps = {
         "triptych": bench.step(model, lambda: entropy(model(ids)[:, :-1], ids[:, 1:])),
         "audiolm-pytorch": bench.step(theirs, lambda: wrapped(semantic_token_ids=ids, return_loss=True)),
@@ -321,14 +300,6 @@ def audiolm(bench: Bench, folder: Path) -> None:
         per_second = ids.numel() / seconds[name]
         print(f"  {name:<28} {per_second:10,.0f} tokens/s  {weights / 1e6:.0f} M weights")
     print(f"  {'':<28} ×{seconds['audiolm-pytorch'] / seconds['triptych']:.2f}")
-
-
-def stand_in(name: str) -> types.ModuleType:
-    """A module that has whatever is asked of it."""
-    module = types.ModuleType(name)
-    module.__path__, module.__spec__ = [], ModuleSpec(name, None)
-    module.__getattr__ = lambda attribute: type(attribute, (), {"__init__": lambda self, *_, **__: None})  # type: ignore[method-assign]
-    return module
 
 
 if __name__ == "__main__":

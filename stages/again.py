@@ -12,7 +12,7 @@ from triptych.stages.coarse.generate import generate_coarse
 from triptych.stages.coarse.sequence import CoarseStage
 from triptych.stages.fine.generate import generate_fine
 from triptych.stages.fine.sequence import FineStage
-from triptych.stages.semantic.generate import generate_semantic
+from triptych.stages.semantic.generate import generate_semantic, semantic_row
 from triptych.stages.semantic.sequence import SemanticStage
 from triptych.stages.span import Span
 from triptych.stages.speech import Clip
@@ -34,10 +34,8 @@ def said_again(stage: AnyStage, model: Any, clip: Clip, row: Any) -> Pair:
     stream = torch.Generator().manual_seed(0)
     if isinstance(stage, SemanticStage):
         longest = len(clip.semantic) + MORE
-        made = generate_semantic(
-            stage, model, text=clip.text, min_frames=1, max_frames=longest, sampling=GREEDY, generator=stream
-        )
-        return made, clip.semantic
+        asked = semantic_row(stage, text=clip.text, min_frames=1, max_frames=longest, sampling=GREEDY, generator=stream)
+        return generate_semantic(stage, model, asked), clip.semantic
     span: Span = row.span if isinstance(stage, FineStage) else row
     given = len(span.semantic) * span.prompt // span.codes.shape[1]
     prompt = Span(span.semantic[:given], span.codes[:, : span.prompt], span.prompt)

@@ -84,29 +84,8 @@ def log_gain(
     return found[0] - found[1]
 
 
-def generate_semantic(
-    stage: SemanticStage,
-    model: SemanticModel,
-    *,
-    text: Tokens = NOTHING,
-    prompt_text: Tokens = NOTHING,
-    prompt: Tokens = NOTHING,
-    min_frames: int,
-    max_frames: int,
-    sampling: Sampling,
-    generator: torch.Generator,
-) -> Tokens:
-    """The tokens of one row; see `semantic_row`."""
-    row = semantic_row(
-        stage,
-        text=text,
-        prompt_text=prompt_text,
-        prompt=prompt,
-        min_frames=min_frames,
-        max_frames=max_frames,
-        sampling=sampling,
-        generator=generator,
-    )
+def generate_semantic(stage: SemanticStage, model: SemanticModel, row: Row) -> Tokens:
+    """The tokens of one row, made by `semantic_row`."""
     for _ in run(semantic_rule(model), [one(row)]):
         pass
     return tokens_of(stage, row)

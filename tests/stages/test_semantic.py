@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from triptych.lm.sampling import Sampling
 from triptych.lm.transformer import TransformerConfig
 from triptych.lm.vocabulary import Block, Vocabulary
-from triptych.stages.semantic.generate import generate_semantic
+from triptych.stages.semantic.generate import generate_semantic, semantic_row
 from triptych.stages.semantic.sequence import NOTHING, Layout, SemanticConfig, SemanticStage
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Specs
@@ -95,15 +95,15 @@ def test_two_utterances_are_learned_and_come_back_exactly(speech, specs, shape):
     model.eval()
     for i in indices:
         clip = speech.clip(i)
-        made = generate_semantic(
+        row = semantic_row(
             stage,
-            model,
             text=clip.text,
             min_frames=1,
             max_frames=500,
             sampling=Sampling(temperature=0.0),
             generator=torch.Generator(),
         )
+        made = generate_semantic(stage, model, row)
         assert made.tolist() == clip.semantic.tolist()
 
 
@@ -114,9 +114,8 @@ def test_lengths_hold_and_guidance_runs(speech, specs, shape, positions):
     clip = speech.clip(1)
     sampling = Sampling(temperature=1.0, guidance=2.0)
     for least, most in ((5, 5), (1, 9)):
-        made = generate_semantic(
+        row = semantic_row(
             stage,
-            model,
             text=clip.text,
             prompt_text=clip.text,
             prompt=clip.semantic,
@@ -125,4 +124,5 @@ def test_lengths_hold_and_guidance_runs(speech, specs, shape, positions):
             sampling=sampling,
             generator=torch.Generator().manual_seed(1),
         )
+        made = generate_semantic(stage, model, row)
         assert least <= len(made) <= most and made.max() < 20

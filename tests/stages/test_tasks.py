@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from triptych.corpus.shards import ShardSet
 from triptych.lm.sampling import Sampling
 from triptych.lm.vocabulary import Block, Vocabulary
-from triptych.stages.semantic.generate import generate_semantic, transcribe
+from triptych.stages.semantic.generate import generate_semantic, semantic_row, transcribe
 from triptych.stages.semantic.sequence import Layout, SemanticConfig, SemanticStage
 from triptych.stages.semantic.tasks import TaskConfig, interleaved, mixed, recognition
 from triptych.stages.speech import Speech
@@ -158,7 +158,8 @@ def test_each_task_is_learnt_on_a_small_set(counted: Path, tmp_path: Path, posit
         heard = transcribe(stage, model, clip.semantic, sampling=GREEDY, generator=torch.Generator())
         assert heard.tolist() == clip.text.tolist()
         limits = {"min_frames": 1, "max_frames": 40}
-        said = generate_semantic(stage, model, text=clip.text, sampling=GREEDY, generator=torch.Generator(), **limits)
+        row = semantic_row(stage, text=clip.text, sampling=GREEDY, generator=torch.Generator(), **limits)
+        said = generate_semantic(stage, model, row)
         assert said.tolist() == clip.semantic.tolist()
     (last,) = [row for row in map(json.loads, open(tmp_path / "run" / "metrics.jsonl")) if row["kind"] == "validation"]
     assert last["recognise_accuracy"] > 0.98 and last["accuracy"] > 0.98 and last["illegal_mass"] < 0.01
