@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.evaluation.blame import blame_section, sentence
+from triptych.evaluation.blame import blame_section, learned_nothing, sentence
 from triptych.evaluation.estimate import Estimate
 from triptych.evaluation.evaluate import chosen
 from triptych.evaluation.held_out import held_out
@@ -66,7 +66,7 @@ def test_an_untrained_stage_is_named_without_any_judge(starter: Cascade, evaluat
     assert max(shares(section), key=shares(section).__getitem__) == stage
 
 
-@pytest.mark.parametrize("stage", ["semantic", "coarse"])
+@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 def test_an_untrained_stage_is_named_by_the_words_that_are_heard(
     starter: Cascade, evaluation: Evaluation, evaluation_of: Changed, stage: str
 ) -> None:
@@ -76,6 +76,18 @@ def test_an_untrained_stage_is_named_by_the_words_that_are_heard(
     lost = table(section, "lost").rows
     assert lost["codec"]["words"].estimate is not None and lost["codec"]["words"].estimate.mean == 0.0
     assert lost[stage]["mel"].estimate is None  # words are there to be counted
+
+
+def test_who_has_learned_nothing_is_told_from_who_has(starter: Cascade, evaluation_of: Changed) -> None:
+    clips = held_out(evaluation_of(starter))
+    assert not learned_nothing(evaluation_of(planted(starter, None)), clips)
+    for stage in ("semantic", "coarse", "fine"):
+        assert list(learned_nothing(evaluation_of(planted(starter, stage)), clips)) == [stage]
+    lost = Table("lost", "", {}, {})
+    shares = {part: Estimate(share, share, share, 9) for part, share in (("fine", 0.15), ("codec", 0.18))}
+    told = sentence(Verdict("fine", 0.3, shares), lost, "10.0 bits")
+    assert told.startswith("Work on the fine stage first: it has learned nothing (10.0 bits)")
+    assert "the codec 18%" in told
 
 
 def test_a_close_call_names_the_next_part_too() -> None:

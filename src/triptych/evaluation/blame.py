@@ -7,6 +7,7 @@ distortion takes its place for the three stages, and it is said so; a measure th
 Knows no page.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,8 @@ from triptych.evaluation.report import Column, Figure, Sample, Section, Sheet, T
 from triptych.evaluation.score import count_errors
 from triptych.evaluation.sections import CHARACTERS, NATURAL, WORDS, Heard, Listener
 from triptych.evaluation.speaker import Embedding
-from triptych.evaluation.stages_section import GAPS, fill_gap
+from triptych.evaluation.stage_scores import bits_a_token
+from triptych.evaluation.stages_section import GAPS, choices, draws_of, fill_gap
 from triptych.evaluation.subject import Evaluation
 from triptych.evaluation.verdict import Losses, Verdict, losses, mean, verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion
@@ -44,6 +46,8 @@ DEAF = 0.1
 SURE = 0.95
 """share of the resamples in which a part must lose most, or the next one is named too"""
 OWN_CONDITION = {"text": "text", "semantic": "semantic tokens", "coarse": "coarse codes", "prompt": "voice prompt"}
+UNLEARNED = 0.97
+"""of the bits of an even guess: a stage that needs more a token has learned nothing"""
 SHADOW = 0.5
 """share: a part that loses so much hides what those above it lose"""
 
@@ -56,11 +60,14 @@ def blame_section(evaluation: Evaluation) -> Section:
     samples = climb(evaluation, clips, ear, sheet)
     found = counted(sheet)
     said = verdict(found, PARTS, settings.resamples, settings.seed)
+    unlearned = learned_nothing(evaluation, clips)
+    if unlearned:
+        losing = {part: said.shares[part].mean if part in said.shares else 0.0 for part in unlearned}
+        said = replace(said, part=max(losing, key=losing.__getitem__))
     lost = lost_table(found, said, sheet.absent, settings.resamples, settings.seed)
     table = sheet.table(settings.resamples, settings.seed, note=rung_note(evaluation))
-    about = " ".join(
-        filter(None, [sentence(said, lost), evidence(said, evaluation, clips), shadow(said), without(found)])
-    )
+    first = sentence(said, lost, unlearned.get(said.part or "", ""))
+    about = " ".join(filter(None, [first, evidence(said, evaluation, clips), shadow(said), without(found)]))
     return Section("blame", "Which stage to work on", about, (lost, table), (), tuple(samples))
 
 
@@ -214,8 +221,29 @@ def rung_note(evaluation: Evaluation) -> str:
     )
 
 
-def sentence(said: Verdict, lost: Table) -> str:
-    """Which part to work on first, and how sure that is."""
+def learned_nothing(evaluation: Evaluation, clips: HeldOut) -> dict[str, str]:
+    """Stages in use that foresee true tokens no better than an even guess, and how they do.
+
+    What they lose may be little, and still nothing is mended as surely.
+    """
+    found = {}
+    for part, (stage, model) in evaluation.cascade.stages.items():
+        if part == "fine" and not fine_levels_made(evaluation.cascade, evaluation.cascade.settings):
+            continue
+        bits, even = bits_a_token(stage, model, clips.speech, clips.judged, draws_of(stage)), math.log2(choices(stage))
+        if bits is not None and bits > UNLEARNED * even:
+            found[part] = f"{bits:.1f} bits a token, where an even guess has {even:.1f}"
+    return found
+
+
+def sentence(said: Verdict, lost: Table, unlearned: str = "") -> str:
+    """Which part to work on first, and how sure that is.
+
+    Args:
+        unlearned: how the part shows that it has learned nothing.
+    """
+    if unlearned and said.part is not None:
+        return f"Work on the {called(said.part)} first: it has learned nothing ({unlearned}).{loses(said)}"
     if said.part is None:
         return "No part loses more than chance may with so few utterances: judge more clips."
     share = said.shares[said.part]
@@ -233,6 +261,15 @@ def sentence(said: Verdict, lost: Table) -> str:
         f"Work on the {called(said.part)} first: it loses {share.mean:.0%} of what can be lost ({', '.join(figures)}), "
         f"more than any other part in {said.sure:.0%} of the resamples.{close}"
     )
+
+
+def loses(said: Verdict) -> str:
+    """What a part that has learned nothing loses, and what loses more."""
+    own = said.shares.get(said.part or "")
+    if own is None:
+        return ""
+    more = [f"the {called(part)} {found.mean:.0%}" for part, found in said.shares.items() if found.mean > own.mean]
+    return f" It loses {own.mean:.0%} of what can be lost{', '.join(['', *more])}."
 
 
 def called(part: str) -> str:

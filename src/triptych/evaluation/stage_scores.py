@@ -94,6 +94,12 @@ def _scored(found: Prediction, first: int) -> Scored:
     )
 
 
+def bits_a_token(stage: AnyStage, model: Any, speech: Speech, clips: Iterable[int], draws: int = 1) -> float | None:
+    """Mean over the true tokens of clips; None where no clip has a row."""
+    rows, _ = draw(stage, speech, clips, OWN, draws)
+    return float(score(stage, model, rows).nats.mean() / np.log(2)) if rows else None
+
+
 def places(row: torch.Tensor, level: torch.Tensor) -> NDArray[np.int64]:
     """How many targets of the same row and level stand before each, in the order of the axis."""
     keys = (row * (int(level.max()) + 1) + level).cpu().numpy()

@@ -106,9 +106,7 @@ GAP_NOTE = "Nats a token that the stage loses when this condition comes from ano
 def measure_stage(trained: tuple[Any, Any], clips: HeldOut, sheet: Sheet, levels: Sheet, gaps: Sheet) -> list[Measured]:
     """Fills the sheets with one stage, and returns what was scored of it."""
     stage, model = trained
-    speech, several = clips.speech, stage.name == "fine"
-    draws = stage.specs.acoustic.levels - stage.config.coarse_levels if several else 1  # a row asks for one level
-    found = []
+    speech, draws, found = clips.speech, draws_of(stage), []
     kinds = {OWN: stage.name} | {task: f"{stage.name}, {task}" for task in getattr(stage, "also", ())}
     if stage.name == "semantic":
         kinds[ALONE] = f"{stage.name}, {ALONE}"
@@ -128,6 +126,11 @@ def measure_stage(trained: tuple[Any, Any], clips: HeldOut, sheet: Sheet, levels
     for condition in stage.conditions:
         fill_gap(gaps, stage, model, clips, condition, draws)
     return found
+
+
+def draws_of(stage: Any) -> int:
+    """Rows a clip, so that all that the stage makes is seen: a row of the fine stage asks for one level."""
+    return int(stage.specs.acoustic.levels - stage.config.coarse_levels) if stage.name == "fine" else 1
 
 
 def choices(stage: Any) -> int:
