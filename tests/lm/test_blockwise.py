@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from triptych.lm.blockwise import BLOCK, Blockwise, attend
 
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+"""root mean square error; single values may be further off, where the terms of a gradient cancel"""
 
 
 def both(steps: int, causal: bool, dtype: torch.dtype, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -28,7 +29,7 @@ def both(steps: int, causal: bool, dtype: torch.dtype, seed: int) -> list[tuple[
 @given(steps=st.integers(1, 300), causal=st.booleans(), dtype=st.sampled_from(list(BLOCK)), seed=st.integers(0, 9))
 def test_values_and_gradients_are_those_of_torch(steps, causal, dtype, seed):
     for ours, theirs in both(steps, causal, dtype, seed):
-        torch.testing.assert_close(ours.float(), theirs, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        assert (ours.float() - theirs).square().mean().sqrt() < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", list(BLOCK))
