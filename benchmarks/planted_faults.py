@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from triptych.evaluation.blame import blame_section
 from triptych.evaluation.judges import Memory, load_judges
 from triptych.evaluation.ladder import PARTS
 from triptych.evaluation.report import Section
+from triptych.evaluation.sections.blame import blame_section
 from triptych.evaluation.subject import EvaluateConfig, Evaluation
 from triptych.stages.cascade import Cascade
 from triptych.stages.three import STAGES

@@ -15,14 +15,15 @@ import soundfile
 
 from triptych.corpus.manifest import Recording, write_manifest
 from triptych.evaluation import evaluate as module
-from triptych.evaluation import judge, sections
-from triptych.evaluation.codec_section import codec_section
-from triptych.evaluation.continuing import continuing_section
-from triptych.evaluation.converting import converting_section
+from triptych.evaluation import judge
 from triptych.evaluation.evaluate import chosen, claim, described, evaluate
 from triptych.evaluation.judges import Judges
 from triptych.evaluation.report import Section, Table
-from triptych.evaluation.speaking import NAMED, speaking_section
+from triptych.evaluation.sections import measures
+from triptych.evaluation.sections.codec import codec_section
+from triptych.evaluation.sections.continuing import continuing_section
+from triptych.evaluation.sections.converting import converting_section
+from triptych.evaluation.sections.speaking import NAMED, speaking_section
 from triptych.evaluation.subject import EvaluateConfig, Evaluation
 from triptych.stages.bundle import Voice
 from triptych.stages.request import REACHED_LONGEST, Settings, Utterance
@@ -133,7 +134,7 @@ class Loudness:
 @pytest.fixture
 def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
     """Its pitch, PESQ and STOI are not measured: their own tests call them."""
-    for place in (sections, judge):
+    for place in (measures, judge):
         monkeypatch.setattr(place, "find_spec", lambda name: None if name in HEAVY else find_spec(name))
     rows = []
     for number, (split, speaker, seconds, level) in enumerate(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.evaluation.likelihood import NONE_GIVEN, likelihood_section, log_probabilities
 from triptych.evaluation.pair_making import COLUMNS, TextPair, make_pairs, read_text_pairs
 from triptych.evaluation.pairs import PairSet, band, read_pairs
+from triptych.evaluation.sections.likelihood import NONE_GIVEN, likelihood_section, log_probabilities
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.cascade import Cascade
 from triptych.stages.semantic.sequence import NOTHING

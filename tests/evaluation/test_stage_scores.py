@@ -10,8 +10,8 @@ import torch
 
 from triptych.evaluation.calibration import BINS, calibration_error
 from triptych.evaluation.held_out import HeldOut, held_out
+from triptych.evaluation.sections.stages import by_clip, stages_section
 from triptych.evaluation.stage_scores import ALONE, OWN, Scored, draw, score, why_not
-from triptych.evaluation.stages_section import by_clip, stages_section
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.cascade import Cascade
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage

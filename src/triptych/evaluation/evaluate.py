@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import triptych
-from triptych.evaluation.blame import blame_section
-from triptych.evaluation.codec_section import codec_section
 from triptych.evaluation.compare import Comparison, compare
-from triptych.evaluation.continuing import continuing_section
-from triptych.evaluation.converting import converting_section
-from triptych.evaluation.cost import cost_section
-from triptych.evaluation.likelihood import likelihood_section
 from triptych.evaluation.page import page
 from triptych.evaluation.report import Section
-from triptych.evaluation.speaking import speaking_section
-from triptych.evaluation.stages_section import stages_section
+from triptych.evaluation.sections.blame import blame_section
+from triptych.evaluation.sections.codec import codec_section
+from triptych.evaluation.sections.continuing import continuing_section
+from triptych.evaluation.sections.converting import converting_section
+from triptych.evaluation.sections.cost import cost_section
+from triptych.evaluation.sections.likelihood import likelihood_section
+from triptych.evaluation.sections.speaking import speaking_section
+from triptych.evaluation.sections.stages import stages_section
+from triptych.evaluation.sections.tokens import tokens_section
 from triptych.evaluation.subject import Evaluation, Progress
-from triptych.evaluation.tokens_section import tokens_section
 from triptych.training.files import atomic_file, file_digest, fingerprint_of, read_json, write_json
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from typing import Any
 
 from triptych.evaluation import facts
 from triptych.evaluation.report import Column, Sample, Section, Sheet, Table, plot
-from triptych.evaluation.sections import CHARACTERS, MANNER, NATURAL, WORDS, Heard, Listener
+from triptych.evaluation.sections.measures import CHARACTERS, MANNER, NATURAL, WORDS, Heard, Listener
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.cascade import Utterance
 from triptych.stages.request import REACHED_LONGEST

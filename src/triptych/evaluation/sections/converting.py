@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from triptych.corpus.manifest import Recording
 from triptych.evaluation.report import Column, Sample, Section, Sheet
-from triptych.evaluation.sections import CHARACTERS, NATURAL, NO_VOICE, WORDS, Listener
+from triptych.evaluation.sections.measures import CHARACTERS, NATURAL, NO_VOICE, WORDS, Listener
+from triptych.evaluation.sections.speaking import Speaks, voices
 from triptych.evaluation.speaker import similarity
-from triptych.evaluation.speaking import Speaks, voices
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.cascade import Utterance
 from triptych.tokenizers.waveform import Waveform

@@ -10,7 +10,7 @@ from triptych.evaluation.codec_report import RECORDING, level_name
 from triptych.evaluation.judge import MEASURES, Clip, Judge, absent_measures
 from triptych.evaluation.report import INK, Column, Sample, Section, Sheet, Table, plot
 from triptych.evaluation.score import count_character_errors
-from triptych.evaluation.sections import CHARACTERS, Listener
+from triptych.evaluation.sections.measures import CHARACTERS, Listener
 from triptych.evaluation.subject import Evaluation
 
 ABOUT = (

@@ -14,7 +14,7 @@ from triptych.corpus.manifest import Recording
 from triptych.evaluation import facts
 from triptych.evaluation.judges import RememberingRecogniser
 from triptych.evaluation.report import INK, Column, Plot, Sample, Section, Sheet, Table, plot
-from triptych.evaluation.sections import NATURAL, SILENT, Listener
+from triptych.evaluation.sections.measures import NATURAL, SILENT, Listener
 from triptych.evaluation.sense import Reader
 from triptych.evaluation.subject import Evaluation, slug
 from triptych.stages.cascade import Utterance

@@ -8,8 +8,8 @@ import numpy as np
 from triptych.corpus.manifest import read_manifest, write_manifest
 from triptych.evaluation.held_out import companions, held_out
 from triptych.evaluation.report import Section, Table
+from triptych.evaluation.sections.tokens import CHANGED, NO_PHONES, PURE, SEMANTIC, phones_given, tokens_section
 from triptych.evaluation.subject import Evaluation
-from triptych.evaluation.tokens_section import CHANGED, NO_PHONES, PURE, SEMANTIC, phones_given, tokens_section
 
 Changed = Callable[..., Evaluation]
 

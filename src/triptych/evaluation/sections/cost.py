@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from triptych.evaluation.report import INK, Column, Section, Sheet, Table, plot
-from triptych.evaluation.speaking import sentences
+from triptych.evaluation.sections.speaking import sentences
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.bundle import Voice, hear_voice
 from triptych.stages.cascade import Cascade, Settings, Utterance

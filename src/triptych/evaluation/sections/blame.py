@@ -15,10 +15,10 @@ from triptych.evaluation.held_out import HeldOut, held_out
 from triptych.evaluation.ladder import CODES, PARTS, RECORDING, RUNGS, Utterer, fine_levels_made, rungs, utterer
 from triptych.evaluation.report import Column, Figure, Sample, Section, Sheet, Table, Values
 from triptych.evaluation.score import count_errors
-from triptych.evaluation.sections import CHARACTERS, NATURAL, WORDS, Heard, Listener
+from triptych.evaluation.sections.measures import CHARACTERS, NATURAL, WORDS, Heard, Listener
+from triptych.evaluation.sections.stages import GAPS, choices, draws_of, fill_gap
 from triptych.evaluation.speaker import Embedding
 from triptych.evaluation.stage_scores import bits_a_token
-from triptych.evaluation.stages_section import GAPS, choices, draws_of, fill_gap
 from triptych.evaluation.subject import Evaluation
 from triptych.evaluation.verdict import Losses, Verdict, losses, mean, verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion

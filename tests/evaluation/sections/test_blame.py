@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.evaluation.blame import blame_section, learned_nothing, sentence
 from triptych.evaluation.estimate import Estimate
 from triptych.evaluation.evaluate import chosen
 from triptych.evaluation.held_out import held_out
 from triptych.evaluation.judges import Judges
 from triptych.evaluation.ladder import COARSE, CODES, GENERATED, PARTS, RUNGS, rungs, utterer
 from triptych.evaluation.report import Section, Table
+from triptych.evaluation.sections.blame import blame_section, learned_nothing, sentence
 from triptych.evaluation.subject import Evaluation
 from triptych.evaluation.verdict import Verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion

@@ -1,0 +1,1 @@
+"""What `triptych evaluate` measures, a section of the report each. Knows no page."""
