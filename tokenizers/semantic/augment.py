@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from scipy import fft
 
-from triptych.tokenizers.semantic.filterbank import MELS, SAMPLE_RATE, Frames, mel_centres
+from triptych.tokenizers.semantic.filterbank import MELS, SAMPLE_RATE, Frames, mel_centres, white_mels
 from triptych.tokenizers.waveform import Waveform
 from triptych.training.config import STRICT
 
 ENVELOPE_CEPSTRA = 16
 """of the 80 a frame's spectrum has: these are its formants, the rest its harmonics"""
+NOISE_SLOPE_DB = (-6.0, 0.0)
+"""an octave: noise from brown to white"""
 DECIBEL = np.float32(np.log(10) / 10)
 """in the natural logarithm of power"""
 
@@ -43,7 +45,7 @@ class AugmentConfig:
     equalise_db: float = 9.0
     """standard deviation of a smooth random curve over the mels"""
     noise_snr_db: tuple[float, float] = (5.0, 35.0)
-    """range of the signal-to-noise ratio of added stationary noise"""
+    """range of the signal-to-noise ratio of added stationary noise, in the samples"""
     noise_share: float = 0.6
     """of the changed clips that get noise"""
     band_masks: int = 2
@@ -88,13 +90,26 @@ def augment(frames: Frames, config: AugmentConfig, generator: np.random.Generato
         frames = _warp(frames, warp)
     frames = frames + config.equalise_db * DECIBEL * _smooth_curve(generator)
     if generator.random() < config.noise_share:
-        ratio = np.float32(generator.uniform(*config.noise_snr_db)) * DECIBEL
-        speech = np.log(np.mean(np.exp(frames), dtype=np.float64))
-        curve = 6 * DECIBEL * _smooth_curve(generator) + np.float32(speech) - ratio
+        ratio = float(generator.uniform(*config.noise_snr_db))
+        slope = float(generator.uniform(*NOISE_SLOPE_DB))
+        colour = slope * np.log2(mel_centres() / 1000).astype(np.float32) + 6 * _smooth_curve(generator)
         # the power of a noise band is chi-square distributed around its mean
-        noise = curve + np.log(generator.gamma(4.0, 0.25, frames.shape).astype(np.float32) + 1e-6)
-        frames = np.logaddexp(frames, noise)
+        bands = np.log(generator.gamma(4.0, 0.25, frames.shape).astype(np.float32) + 1e-6)
+        frames = np.logaddexp(frames, noise_level(frames, ratio, colour) + bands)
     return frames
+
+
+def noise_level(frames: Frames, snr_db: float, colour: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-mels [80] of noise with a spectrum of `colour` [80] dB, as it would be if added to the samples.
+
+    The ratio is that of the powers of samples: log-mels alone would say another, since their bands widen and their
+    pre-emphasis rises towards the top, where speech has little.
+    """
+    width, white = white_mels()
+    speech = np.sum(np.exp(frames).mean(axis=0, dtype=np.float64) * width / white)
+    density = np.exp(colour.astype(np.float64) * np.log(10) / 10)
+    level = speech * 10 ** (-snr_db / 10) / np.sum(density * width)
+    return np.log(level * density * white).astype(np.float32)
 
 
 def erase_bands(frames: Frames, config: AugmentConfig, generator: np.random.Generator) -> Frames:

@@ -20,6 +20,7 @@ from triptych.tokenizers.semantic.augment import (
     mix_span,
     mix_waves,
     move_voice,
+    noise_level,
 )
 from triptych.tokenizers.semantic.filterbank import log_mels, mel_centres
 from triptych.tokenizers.waveform import Waveform
@@ -60,6 +61,15 @@ def test_noise_fills_silence_and_spares_loud_frames(sound: Sound) -> None:
     config = AugmentConfig(share=1.0, noise_share=1.0, warp=0.0, equalise_db=0.0, noise_snr_db=(30.0, 30.0))
     changed = np.abs(augment(mels, config, np.random.default_rng(0)) - mels)
     assert changed[:50].mean() > 10 * changed[50:].mean()
+
+
+@pytest.mark.parametrize("snr_db", [20.0, 0.0])
+def test_noise_on_mels_is_as_loud_in_every_band_as_on_samples(sound: Sound, snr_db: float) -> None:
+    generator, clean = np.random.default_rng(0), sound(32000, 0)
+    white = generator.standard_normal(len(clean)) * np.sqrt(np.mean(clean**2)) * 10 ** (-snr_db / 20)
+    heard = np.log(np.exp(log_mels(white.astype(np.float32))).mean(axis=0))
+    level = noise_level(log_mels(clean), snr_db, np.zeros(80, np.float32))
+    assert np.abs(heard - level).max() < 0.5  # 2 dB
 
 
 def test_erased_bands_are_whole_and_bounded() -> None:
