@@ -17,7 +17,7 @@ from triptych.corpus.manifest import Recording, write_manifest
 from triptych.evaluation import evaluate as module
 from triptych.evaluation import judge
 from triptych.evaluation.evaluate import chosen, claim, described, evaluate
-from triptych.evaluation.judges import Judges
+from triptych.evaluation.judges import Judges, Memory, RememberingRecogniser
 from triptych.evaluation.report import Section, Table
 from triptych.evaluation.sections import measures
 from triptych.evaluation.sections.codec import codec_section
@@ -125,6 +125,19 @@ class Ear:
     def hear(self, waveform: Waveform, sample_rate: int) -> str:
         known = {round((2 + 0.1 * place) * RATE): heard for place, (_, heard) in enumerate(SAID.values())}
         return known.get(len(waveform), "red cats")
+
+
+class ManyEar(Ear):
+    """Hears several at once, and counts what it is asked one by one."""
+
+    alone = 0
+
+    def hear(self, waveform: Waveform, sample_rate: int) -> str:
+        self.alone += 1
+        return super().hear(waveform, sample_rate)
+
+    def hear_all(self, waveforms: Sequence[Waveform], sample_rate: int) -> Iterator[tuple[str, float | None]]:
+        return ((super(ManyEar, self).hear(one, sample_rate), None) for one in waveforms)
 
 
 class Loudness:
@@ -257,6 +270,18 @@ def test_nothing_is_made_twice_and_what_was_made_is_the_same(subject: Evaluation
     assert subject.cascade.asked == asked > 1 and again == first  # type: ignore[attr-defined]
     sorted((subject.cache / "made").iterdir())[asked // 2].unlink()
     assert section(subject) == first and subject.cascade.asked == asked + 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("section", [codec_section, speaking_section, continuing_section, converting_section])
+def test_what_is_heard_side_by_side_is_reported_alike(subject: Evaluation, section: Any) -> None:
+    def measured(ear: Ear) -> Section:
+        heard = RememberingRecogniser(ear, "ear", Memory(subject.folder / type(ear).__name__))
+        found: Section = section(replace(subject, judges=replace(subject.judges, recogniser=heard)))
+        (subject.cache / "codec.jsonl").unlink(missing_ok=True)
+        return found
+
+    many = ManyEar()
+    assert measured(Ear()) == measured(many) and not many.alone
 
 
 @contextmanager

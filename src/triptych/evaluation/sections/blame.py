@@ -95,6 +95,7 @@ def climb(evaluation: Evaluation, clips: HeldOut, ear: Listener, sheet: Sheet) -
             else:
                 made[rung] = next(those).waveform
         made[RECORDING] = evaluation.waveform(by_id[clip.name])
+        ear.hear_ahead(made.values())
         prompt = None if clip.prompt is None else ear.embed(evaluation.waveform(by_id[clip.prompt]))
         reference = Reference(clip, prompt, by_id[clip.name].speaker, cepstra(made[CODES], ear.rate))
         said = {rung: put(sheet, rung, reference, waveform, ear) for rung, waveform in made.items()}

@@ -60,16 +60,13 @@ def continuing_section(subject: Evaluation) -> Section:
         why = f"no clip is longer than a prompt of {settings.prompt_seconds:g} s: lower prompt_seconds"
         return Section("continuing", "Continuing", f"{ABOUT} Not measured: {why}.")
     sheets, samples = Sheets(subject), []
-    for number, (clip, made) in enumerate(zip(clips, go_on_all(subject, clips), strict=True)):
-        whole, cut = subject.waveform(clip), prompt_samples(subject)
-        prompt = whole[:cut]
-        new = made.waveform[-round(longest * made.sample_rate) :]
+    pairs = zip(clips, go_on_all(subject, clips), strict=True)
+    parts = ((clip, made, *cut(subject, clip, made)) for clip, made in pairs)
+    for number, (clip, made, prompt, rest, new) in enumerate(sheets.listener.ahead(parts, lambda each: each[3:])):
         row = f"continued: {subject.group(clip)}"
         sheets.judge(row, clip.id, prompt, new, longest)
         sheets.tokens(row, clip.id, made)
-        sheets.judge(
-            f"recordings: {subject.group(clip)}", clip.id, prompt, whole[cut:], len(whole[cut:]) / made.sample_rate
-        )
+        sheets.judge(f"recordings: {subject.group(clip)}", clip.id, prompt, rest, len(rest) / made.sample_rate)
         if number < settings.samples:
             kept = subject.keep(f"continuing {clip.id}", made.waveform)
             strips = {"semantic": made.semantic.tolist(), "level 0": made.codes[0].tolist()}
@@ -79,6 +76,12 @@ def continuing_section(subject: Evaluation) -> Section:
             )
         subject.progress(number + 1, len(clips), "continued")
     return Section("continuing", "Continuing", ABOUT, sheets.tables(), sheets.plots(), tuple(samples))
+
+
+def cut(subject: Evaluation, clip: Recording, made: Utterance) -> tuple[Waveform, Waveform, Waveform]:
+    """The prompt, what really came after it, and what the cascade made of it, [N] each."""
+    whole, given = subject.waveform(clip), prompt_samples(subject)
+    return whole[:given], whole[given:], made.waveform[-round(subject.settings.continued_seconds * made.sample_rate) :]
 
 
 def prompt_samples(subject: Evaluation) -> int:

@@ -41,17 +41,20 @@ def converting_section(subject: Evaluation) -> Section:
         others = [who for who in targets if who.name != clip.speaker]
         if others:
             asked[number] = others[number % len(others)]
-    made_all = convert_all(subject, asked)
-    for number, clip in enumerate(subject.clips):
-        source = subject.waveform(clip)
+    converted = convert_all(subject, asked)
+    clips = (
+        (number, clip, subject.waveform(clip), next(converted) if number in asked else None)
+        for number, clip in enumerate(subject.clips)
+    )
+    for number, clip, source, made in listener.ahead(clips, sounds):
         heard = None if clip.text else listener.hear(source, None)
         text = heard.words if heard else clip.text
         row = f"recordings: {subject.group(clip)}"
         sheet.row(row)
         listener.words(sheet, row, clip.id, source, text)
         listener.natural(sheet, row, clip.id, source)
-        if number in asked:
-            target, made = asked[number], next(made_all)
+        if made is not None:
+            target = asked[number]
             row = f"from {subject.group(clip)}"
             sheet.row(row)
             listener.words(sheet, row, clip.id, made.waveform, text)
@@ -62,6 +65,12 @@ def converting_section(subject: Evaluation) -> Section:
         subject.progress(number + 1, len(subject.clips), "converted")
     table = sheet.table(subject.settings.resamples, subject.settings.seed, UNKNOWN)
     return Section("converting", "Converting", ABOUT, (table,), (), tuple(samples))
+
+
+def sounds(pair: tuple[int, Recording, Waveform, Utterance | None]) -> list[Waveform]:
+    """What will be heard of a clip."""
+    *_, source, made = pair
+    return [source] if made is None else [source, made.waveform]
 
 
 def convert_all(subject: Evaluation, targets: Mapping[int, Speaks]) -> Iterator[Utterance]:

@@ -70,6 +70,7 @@ def speaking_section(subject: Evaluation) -> Section:
     total, done = len(groups) * len(texts) + len(subject.clips), 0
     for group, spoken_by in groups.items():
         spoken = speak_together(subject, texts, spoken_by)
+        listener.hear_ahead(made.waveform for (_, take), made in spoken.items() if not take)
         for number, text in enumerate(texts):
             who = choose(spoken_by, number, text)
             made = [spoken[number, take] for take in range(takes)]
@@ -79,9 +80,9 @@ def speaking_section(subject: Evaluation) -> Section:
             subject.progress(done, total, f"spoken: {group}")
             if number < subject.settings.samples:
                 samples.append(sample(subject, group, who, made[0], heard))
-    for recording in subject.clips:
+    recordings = ((recording, subject.waveform(recording)) for recording in subject.clips)
+    for recording, waveform in listener.ahead(recordings, lambda pair: pair[1:]):
         row = f"recordings: {subject.group(recording)}"
-        waveform = subject.waveform(recording)
         sheets.judge(row, recording.id, waveform, recording.text, None)
         other = subject.another(recording)
         if other is not None:
