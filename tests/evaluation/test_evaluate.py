@@ -1,8 +1,11 @@
 """The evaluation of a cascade whose faults are known: each is counted, nothing is measured twice, nothing is zero."""
 
 import json
+import subprocess
+import sys
+import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,6 +28,7 @@ from triptych.evaluation.sections.continuing import continuing_section
 from triptych.evaluation.sections.converting import converting_section
 from triptych.evaluation.sections.speaking import NAMED, speaking_section
 from triptych.evaluation.subject import EvaluateConfig, Evaluation
+from triptych.lm import native
 from triptych.stages.bundle import Voice
 from triptych.stages.request import REACHED_LONGEST, Settings, Utterance
 from triptych.tokenizers.spec import TokenizerSpec, WaveformSpec
@@ -372,3 +376,51 @@ def test_the_command_makes_the_starters_report(subject: Evaluation, tmp_path: Pa
     assert [section["name"] for section in record["sections"]] == ["codec", "speaking", "converting", "cost"]
     assert {d["verdict"] for d in record["against"]["differences"]} <= {"within chance", "too few to say"}
     assert "<audio" in (tmp_path / "report" / "report.html").read_text()
+
+
+def evaluate_until(done: Callable[[Path], bool], line: Sequence[str], folder: Path) -> bool:
+    """Starts the command in a process of its own and kills it, without a warning, once `done`; whether it was."""
+    command = [sys.executable, "-m", "triptych", "evaluate", *line, "-o", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if done(folder):
+                process.kill()
+                process.wait()
+                return True
+            time.sleep(0.005)
+    assert process.returncode == 0
+    return False
+
+
+def made(folder: Path) -> dict[Path, int]:
+    """Files of what the cascade made, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in (folder / "cache" / "made").glob("[!.]*.npz")}
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_anywhere_comes_to_the_same_report(subject: Evaluation, tmp_path: Path) -> None:
+    """Killed before the first utterance, among them, in a section's last one and between two sections."""
+    together = native.library(allow_build=True) is not None  # other tiers may part at near ties
+    line = ["starter", "--data", str(subject.manifest), f"sentences_file={tmp_path / 'texts'}", "resamples=50"]
+    line += ["recogniser=none", "speaker=none", "naturalness=none", "clips=3", "sentences=2", "prompt_seconds=1"]
+    line += ["continued_seconds=1", "samples=1", "sections=speaking,continuing,converting,blame"]
+    line += [f"slots={2 if together else 1}"]
+    assert not evaluate_until(lambda folder: False, line, tmp_path / "whole")
+    whole = made(tmp_path / "whole")
+    moments: list[Callable[[Path], bool]] = [
+        lambda folder: (folder / "evaluation.json").exists(),
+        *(lambda folder, count=count: len(made(folder)) >= count for count in (1, len(whole) // 2, len(whole) - 1)),
+        lambda folder: (folder / "sections" / "blame.json").exists(),
+    ]
+    kept: dict[Path, int] = {}
+    for moment in moments:
+        assert evaluate_until(moment, line, tmp_path / "killed") or moment is moments[-1]  # which may come too late
+        assert kept.items() <= made(tmp_path / "killed").items()
+        kept = made(tmp_path / "killed")
+    assert not evaluate_until(lambda folder: False, line, tmp_path / "killed")
+    assert made(tmp_path / "killed") == kept and {path.name for path in kept} == {path.name for path in whole}
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "killed")]
+    assert reports[0] == reports[1]
+    assert [section["name"] for section in reports[0]["sections"]] == ["speaking", "continuing", "converting", "blame"]
+    for one, other in ((np.load(path), np.load(tmp_path / "killed" / "cache" / "made" / path.name)) for path in whole):
+        assert all(np.array_equal(one[key], other[key]) for key in ("semantic", "codes"))

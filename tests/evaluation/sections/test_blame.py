@@ -13,7 +13,7 @@ from triptych.evaluation.held_out import held_out
 from triptych.evaluation.judges import Judges
 from triptych.evaluation.ladder import COARSE, CODES, GENERATED, PARTS, RUNGS, make_rung, utterer
 from triptych.evaluation.report import Section, Table
-from triptych.evaluation.sections.blame import blame_section, learned_nothing, sentence
+from triptych.evaluation.sections.blame import blame_section, learned_nothing, sentence, shadow
 from triptych.evaluation.subject import Evaluation
 from triptych.evaluation.verdict import Verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion
@@ -88,6 +88,8 @@ def test_who_has_learned_nothing_is_told_from_who_has(starter: Cascade, evaluati
     told = sentence(Verdict("fine", 0.3, shares), lost, "10.0 bits")
     assert told.startswith("Work on the fine stage first: it has learned nothing (10.0 bits)")
     assert "the codec 18%" in told
+    unmeasured = Verdict("coarse", 0.3, {"codec": shares["codec"]})
+    assert sentence(unmeasured, lost, "10.0 bits").endswith("(10.0 bits).") and shadow(unmeasured) == ""
 
 
 def test_a_close_call_names_the_next_part_too() -> None:

@@ -319,7 +319,8 @@ def evidence(said: Verdict, evaluation: Evaluation, clips: HeldOut) -> str:
 
 def shadow(said: Verdict) -> str:
     """What cannot be judged while this part is as it is."""
-    if said.part is None or said.shares[said.part].mean < SHADOW or said.part == PARTS[0]:
+    own = said.shares.get(said.part or "")  # None: it has learned nothing, and its loss was not measured
+    if said.part is None or own is None or own.mean < SHADOW or said.part == PARTS[0]:
         return ""
     above = " and ".join(PARTS[: PARTS.index(said.part)])
     return f"While it is so, little can be said of what stands above it ({above}): mend it, and ask again."
