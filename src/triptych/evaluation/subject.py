@@ -74,7 +74,7 @@ class EvaluateConfig:
     sections: tuple[str, ...] = ()
     """names of sections, such as codec,cost; empty: all that need not be asked for"""
     slots: int = 8
-    """utterances that are made, and where the recogniser can are heard, side by side; changes no figure"""
+    """utterances that are made side by side, and heard so where the recogniser can; more take more memory"""
     samples: int = 4
     """sounds a section that the page plays; 0: none"""
 
