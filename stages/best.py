@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triptych.stages.request import Request, Settings, Utterance
+from triptych.stages.together import say_all
 from triptych.tokenizers.waveform import Waveform
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def speak_best(
     jobs = [Request(cascade, replace(settings, seed=settings.seed + k)) for k in range(candidates)]
     pieces = cascade.text_pieces(text)
     spoken_by = cascade.voice(voice, voice_text, jobs[0])
-    said = cascade.say_all(jobs, [pieces] * candidates, spoken_by, min(candidates, 8))
+    said = say_all(jobs, [pieces] * candidates, [spoken_by] * candidates, min(candidates, 8))
     gains = [job.explained(pieces, spoken_by) for job in jobs]
     order = sorted(range(candidates), key=lambda k: -gains[k])
     ranking = ", ".join(f"seed {jobs[k].settings.seed}: {gains[k]:.1f}" for k in order)

@@ -14,7 +14,6 @@
 Four jobs: speak a text, continue a recording, convert it into another voice, resynthesise it from any level down.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.lm.blocks import PRECISIONS, Precision
-from triptych.lm.decode import run
 from triptych.stages.bundle import Voice, check_bundle, find_bundle, hear_voice, read_bundle, read_voices
-from triptych.stages.request import Request, cut
+from triptych.stages.request import Request
 from triptych.stages.rules import Rules
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.split import split_text
 from triptych.stages.stream import stream
 from triptych.stages.three import STAGES, load_stage
-from triptych.stages.utterance import Settings, Utterance, share_time
+from triptych.stages.together import Draft, go_on_all, lots, say_all, utter_all
+from triptych.stages.utterance import Settings, Utterance
 from triptych.tokenizers.spec import TimeGrid
 from triptych.tokenizers.trio import Tokenizers
 from triptych.tokenizers.waveform import Waveform
@@ -42,10 +41,8 @@ __all__ = ["Cascade", "Settings", "Utterance", "find_bundle"]
 
 LONGEST_TEXT = 50_000
 """characters of one request"""
-LOT = 4
-"""texts a slot that go through the stages together; their sound is there before the next lot begins"""
-TAIL_SECONDS = 2.0
-"""of a recording that is continued: heard as what was just said, not as a prompt"""
+Asked = str | Path | Voice | None
+"""a voice: its name, a recording, or one that is tokenized; None: the first named one"""
 
 
 class Cascade:
@@ -95,7 +92,7 @@ class Cascade:
         self,
         text: str,
         *,
-        voice: str | Path | Voice | None = None,
+        voice: Asked = None,
         voice_text: str | None = None,
         settings: Settings | None = None,
     ) -> Utterance:
@@ -113,8 +110,9 @@ class Cascade:
         self,
         texts: Sequence[str],
         *,
-        voice: str | Path | Voice | None = None,
+        voice: Asked = None,
         voice_text: str | None = None,
+        voices: Sequence[Asked] | None = None,
         settings: Settings | None = None,
         seeds: Sequence[int] | None = None,
         slots: int = 8,
@@ -124,28 +122,23 @@ class Cascade:
         Work of a stage that was done together is shared out by the tokens that came of it.
 
         Args:
+            voices: of each text, in the place of `voice`.
             seeds: of each text; None: that of the settings for all.
         """
-        asked = settings or self.settings
-        each = [asked] * len(texts) if seeds is None else [replace(asked, seed=seed) for seed in seeds]
         pieces = [self.text_pieces(text) for text in texts]
-        if not texts:
-            return
-        first = Request(self, each[0])
-        spoken_by = self.voice(voice, voice_text, first)
-        for start in range(0, len(texts), LOT * slots):
-            lot = range(start, min(len(texts), start + LOT * slots))
-            jobs = [first if number == 0 else Request(self, each[number]) for number in lot]
-            said = self.say_all(jobs, [pieces[number] for number in lot], spoken_by, slots)
-            coarse = self._coarse(jobs, said, spoken_by, slots)
-            for number, job, semantic, codes in zip(lot, jobs, said, coarse, strict=True):
-                yield job.decode(semantic, job.fill(codes, spoken_by), texts[number])
+        asked = zip(texts, pieces, voices or [voice] * len(texts), self._each(texts, settings, seeds), strict=True)
+        known: dict[Asked, Voice] = {}
+        for lot in lots(asked, slots):
+            jobs = [Request(self, sampled) for *_, sampled in lot]
+            who = [self._once(known, each[2], voice_text, job) for each, job in zip(lot, jobs, strict=True)]
+            said = say_all(jobs, [each[1] for each in lot], who, slots)
+            yield from utter_all(map(Draft, jobs, said, who, [each[0] for each in lot]), slots)
 
     def stream(
         self,
         text: str,
         *,
-        voice: str | Path | Voice | None = None,
+        voice: Asked = None,
         voice_text: str | None = None,
         settings: Settings | None = None,
     ) -> Iterator[Waveform]:
@@ -165,59 +158,59 @@ class Cascade:
         """Another stage, or the same one with other weights, in the place of `name`."""
         self.stages[name] = (stage, model)
 
-    def say_all(
-        self, jobs: Sequence[Request], pieces: Sequence[list[NDArray[np.uint16]]], voice: Voice, slots: int
-    ) -> list[NDArray[np.uint16]]:
-        """Semantic tokens [T] of each job, for its pieces of text."""
-        rule = self.rules.of(
-            "semantic", sum(jobs[0].longest_frames(len(piece)) for each in pieces for piece in each) // 2
-        )
-        began = time.perf_counter()
-        for _ in run(rule, [job.say(each, voice) for job, each in zip(jobs, pieces, strict=True)], slots):
-            pass
-        said = [job.said() for job in jobs]
-        share_time("semantic", time.perf_counter() - began, jobs, [len(tokens) for tokens in said])
-        return said
-
-    def _coarse(
-        self, jobs: Sequence[Request], said: Sequence[NDArray[np.uint16]], voice: Voice, slots: int
-    ) -> list[NDArray[np.uint16]]:
-        works = [job.coarse_work(voice) for job in jobs]
-        for work, semantic in zip(works, said, strict=True):
-            work.semantic, work.ended = semantic, True
-        rule = self.rules.of("coarse", sum(map(len, said)))
-        began = time.perf_counter()
-        for _ in run(rule, [work.job(rule) for work in works], slots):
-            pass
-        share_time("coarse", time.perf_counter() - began, jobs, [work.made.shape[1] for work in works])
-        return [work.made for work in works]
-
     def continue_(self, prompt: Path, *, seconds: float = 5.0, settings: Settings | None = None) -> Utterance:
         """Goes on for `seconds` where a recording ends; the result begins with the recording.
 
         Raises:
             ValueError: a recording that cannot be heard, or `seconds` not between a beat and 60.
         """
-        job = Request(self, settings)
+        return next(self.continue_all([prompt], seconds=seconds, settings=settings))
+
+    def continue_all(
+        self,
+        prompts: Sequence[Path],
+        *,
+        seconds: float = 5.0,
+        settings: Settings | None = None,
+        seeds: Sequence[int] | None = None,
+        slots: int = 8,
+    ) -> Iterator[Utterance]:
+        """Continues each recording as `continue_` does, up to `slots` of them at a time; see there, and `speak_all`."""
         if not float(self.grid.beat) <= seconds <= 60:
             raise ValueError(f"seconds={seconds}: give {float(self.grid.beat)} to 60")
-        heard = self._hear(prompt, job)
-        new = job.freely(heard.semantic, self.grid.beats(seconds))
-        given = cut(heard, self.grid.beats(TAIL_SECONDS + job.settings.prompt_seconds), self.grid, end=True)
-        beats = len(given.semantic) // self.grid.semantic_per_beat
-        tail = cut(given, min(self.grid.beats(TAIL_SECONDS), beats // 2), self.grid, end=True)
-        voice = cut(given, beats - len(tail.semantic) // self.grid.semantic_per_beat, self.grid)
-        return job.utter(np.concatenate([tail.semantic, new]), voice, before=heard, made=tail.codes)
+        for lot in lots(zip(prompts, self._each(prompts, settings, seeds), strict=True), slots):
+            jobs = [Request(self, sampled) for _, sampled in lot]
+            heard = [self._hear(prompt, job) for (prompt, _), job in zip(lot, jobs, strict=True)]
+            new = go_on_all(jobs, [one.semantic for one in heard], self.grid.beats(seconds), slots)
+            yield from utter_all(map(Request.after, jobs, heard, new), slots)
 
-    def convert(self, source: Path, *, voice: str | Path, settings: Settings | None = None) -> Utterance:
+    def convert(self, source: Path, *, voice: Asked, settings: Settings | None = None) -> Utterance:
         """What `source` says, as it says it, in another voice. The semantic stage has no part in it.
 
         Raises:
             ValueError: a recording that cannot be heard.
         """
-        job = Request(self, settings)
-        said = self._hear(source, job)
-        return job.utter(said.semantic, self.voice(voice, None, job))
+        return next(self.convert_all([source], voices=[voice], settings=settings))
+
+    def convert_all(
+        self,
+        sources: Sequence[Path],
+        *,
+        voices: Sequence[Asked],
+        settings: Settings | None = None,
+        seeds: Sequence[int] | None = None,
+        slots: int = 8,
+    ) -> Iterator[Utterance]:
+        """Converts each recording into a voice of its own as `convert` does, up to `slots` of them at a time; see
+        there, and `speak_all`."""
+        known: dict[Asked, Voice] = {}
+
+        def draft(source: Path, voice: Asked, sampled: Settings) -> Draft:
+            job = Request(self, sampled)
+            return Draft(job, self._hear(source, job).semantic, self._once(known, voice, None, job))
+
+        each = zip(sources, voices, self._each(sources, settings, seeds), strict=True)
+        return utter_all((draft(*asked) for asked in each), slots)
 
     def resynthesise(
         self, source: Path, *, level: str, voice: str | Path | None = None, settings: Settings | None = None
@@ -257,7 +250,7 @@ class Cascade:
 
         return split_text(text, front_end.encode, too_long)
 
-    def voice(self, voice: str | Path | Voice | None, text: str | None, job: "Request") -> Voice:
+    def voice(self, voice: Asked, text: str | None, job: Request) -> Voice:
         """A named voice, one from a recording, or one that is tokenized already."""
         if isinstance(voice, Voice):
             return voice
@@ -272,7 +265,20 @@ class Cascade:
         with job.clock("tokenizers"):
             return hear_voice(self.tokenizers, Path(voice), text)
 
-    def _hear(self, path: Path, job: "Request") -> Voice:
+    def _each(self, asked: Sequence[object], settings: Settings | None, seeds: Sequence[int] | None) -> list[Settings]:
+        """How each of many requests is sampled."""
+        all_alike = settings or self.settings
+        return [all_alike] * len(asked) if seeds is None else [replace(all_alike, seed=seed) for seed in seeds]
+
+    def _once(self, known: dict[Asked, Voice], voice: Asked, text: str | None, job: Request) -> Voice:
+        """`voice`, where many requests may ask for the same recording."""
+        if isinstance(voice, Voice):
+            return voice
+        if voice not in known:
+            known[voice] = self.voice(voice, text, job)
+        return known[voice]
+
+    def _hear(self, path: Path, job: Request) -> Voice:
         with job.clock("tokenizers"):
             tokens = self.tokenizers.tokens(self.tokenizers.prepare_file(path))
             return Voice(tokens.semantic, tokens.codes, None)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triptych.lm.decode import Row, run
+from triptych.lm.decode import Row
 from triptych.stages.bundle import Voice
 from triptych.stages.coarse.generate import CoarseWork
 from triptych.stages.fine.generate import FineWork
@@ -23,6 +23,7 @@ from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.span import PromptConfig, Span
 from triptych.stages.three import STAGES
+from triptych.stages.together import Draft, say_all, utter_all
 from triptych.stages.utterance import Clock, Settings, Utterance
 from triptych.tokenizers.spec import TimeGrid
 
@@ -31,6 +32,8 @@ __all__ = ["Request", "Settings", "Utterance", "cut"]
 if TYPE_CHECKING:
     from triptych.stages.cascade import Cascade
 
+TAIL_SECONDS = 2.0
+"""of a recording that is continued: heard as what was just said, not as a prompt"""
 REACHED_LONGEST = "the semantic stage reached its longest length: the end may be cut off"
 """a note"""
 
@@ -88,11 +91,7 @@ class Request:
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:
         """Semantic tokens [T] of pieces of text, of this request alone."""
-        rule = self.cascade.rules.of("semantic", sum(self.longest_frames(len(text)) for text in pieces))
-        with self.clock("semantic"):
-            for _ in run(rule, [self.say(pieces, voice)]):
-                pass
-        return self.said()
+        return say_all([self], [pieces], [voice], 1)[0]
 
     def explained(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> float:
         """Nats a second of log p(s | text) - log p(s): by how much the text explains what was said."""
@@ -131,31 +130,35 @@ class Request:
             return NOTHING, NOTHING
         return front_end.encode(voice.text), voice.semantic
 
-    def freely(self, prompt: NDArray[np.uint16], beats: int) -> NDArray[np.uint16]:
-        """`beats` beats of semantic tokens after `prompt`, in windows as long as training rows."""
+    def go_on(self, prompt: NDArray[np.uint16], beats: int) -> Generator[Row, Row, None]:
+        """The job of the semantic stage without a text: `beats` beats after `prompt`, in windows as long as training
+        rows; they become `pieces`."""
         stage, _ = self.cascade.stages["semantic"]
         s = self.cascade.grid.semantic_per_beat
         longest = self.cascade.grid.beats(stage.config.max_seconds) * s
-        made, wanted = [prompt], len(prompt) + beats * s
+        made, wanted = prompt, len(prompt) + beats * s
+        while len(made) < wanted:
+            given = made[-longest // 2 :]
+            new = min(wanted - len(made), longest - len(given))
+            row = yield semantic_row(
+                stage,
+                prompt=given,
+                min_frames=new,
+                max_frames=new,
+                sampling=self.settings.semantic,
+                generator=self.streams["semantic"],
+            )
+            self.pieces.append(tokens_of(stage, row))
+            made = np.concatenate([made, self.pieces[-1]])
 
-        def job() -> Generator[Row, Row, None]:
-            while len(made[0]) < wanted:
-                given = made[0][-longest // 2 :]
-                new = min(wanted - len(made[0]), longest - len(given))
-                row = yield semantic_row(
-                    stage,
-                    prompt=given,
-                    min_frames=new,
-                    max_frames=new,
-                    sampling=self.settings.semantic,
-                    generator=self.streams["semantic"],
-                )
-                made[0] = np.concatenate([made[0], tokens_of(stage, row)])
-
-        with self.clock("semantic"):
-            for _ in run(self.cascade.rules.of("semantic", beats * s), [job()]):
-                pass
-        return made[0][len(prompt) :]
+    def after(self, heard: Voice, new: NDArray[np.uint16]) -> Draft:
+        """`new` semantic tokens after those of a recording."""
+        grid = self.cascade.grid
+        given = cut(heard, grid.beats(TAIL_SECONDS + self.settings.prompt_seconds), grid, end=True)
+        beats = len(given.semantic) // grid.semantic_per_beat
+        tail = cut(given, min(grid.beats(TAIL_SECONDS), beats // 2), grid, end=True)
+        voice = cut(given, beats - len(tail.semantic) // grid.semantic_per_beat, grid)
+        return Draft(self, np.concatenate([tail.semantic, new]), voice, before=heard, made=tail.codes)
 
     def coarse_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> CoarseWork:
         """Of the coarse stage; its result begins with the codes `made`."""
@@ -178,30 +181,9 @@ class Request:
         *,
         text: str | None = None,
         coarse: NDArray[np.uint16] | None = None,
-        before: Voice | None = None,
-        made: NDArray[np.uint16] | None = None,
     ) -> Utterance:
-        """Coarse, fine and codec.
-
-        Args:
-            coarse: true codes; the coarse stage is left out then.
-            before, made: a recording that is continued, and the codes of its end with which `semantic` begins.
-        """
-        if coarse is None:
-            work = self.coarse_work(voice, made)
-            work.semantic, work.ended = semantic, True
-            with self.clock("coarse"):
-                rule = self.cascade.rules.of("coarse", len(semantic))
-                for _ in run(rule, [work.job(rule)]):
-                    pass
-            coarse = work.made
-        codes = self.fill(coarse, voice, made)
-        if before is not None and made is not None:
-            grid = self.cascade.grid
-            new = made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat
-            semantic = np.concatenate([before.semantic, semantic[new:]])
-            codes = np.concatenate([before.codes[: len(codes)], codes[:, made.shape[1] :]], axis=1)
-        return self.decode(semantic, codes, text)
+        """Coarse, fine and codec, of this request alone; see `Draft`."""
+        return next(utter_all([Draft(self, semantic, voice, text, coarse)], 1))
 
     def fill(
         self, coarse: NDArray[np.uint16], voice: Voice, made: NDArray[np.uint16] | None = None

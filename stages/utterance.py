@@ -86,7 +86,8 @@ class Clock:
         self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.began
 
 
-def share_time(name: str, seconds: float, jobs: "Sequence[Request]", made: Sequence[int]) -> None:
-    """Seconds of a stage that worked for all `jobs` together, shared out by what it made for each."""
+def share_time(name: str, jobs: "Sequence[Request]", made: Sequence[int]) -> None:
+    """Seconds that a stage worked for all `jobs`, on the clock of the first, shared out by what it made for each."""
+    seconds = jobs[0].seconds.pop(name, 0.0)
     for job, part in zip(jobs, made, strict=True):
         job.seconds[name] = job.seconds.get(name, 0.0) + seconds * part / max(1, sum(made))

@@ -1,8 +1,11 @@
 """The evaluation of a cascade whose faults are known: each is counted, nothing is measured twice, nothing is zero."""
 
 import json
+import subprocess
+import sys
+import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,7 +20,7 @@ from triptych.corpus.manifest import Recording, write_manifest
 from triptych.evaluation import evaluate as module
 from triptych.evaluation import judge
 from triptych.evaluation.evaluate import chosen, claim, described, evaluate
-from triptych.evaluation.judges import Judges
+from triptych.evaluation.judges import Judges, Memory, RememberingRecogniser
 from triptych.evaluation.report import Section, Table
 from triptych.evaluation.sections import measures
 from triptych.evaluation.sections.codec import codec_section
@@ -25,6 +28,7 @@ from triptych.evaluation.sections.continuing import continuing_section
 from triptych.evaluation.sections.converting import converting_section
 from triptych.evaluation.sections.speaking import NAMED, speaking_section
 from triptych.evaluation.subject import EvaluateConfig, Evaluation
+from triptych.lm import native
 from triptych.stages.bundle import Voice
 from triptych.stages.request import REACHED_LONGEST, Settings, Utterance
 from triptych.tokenizers.spec import TokenizerSpec, WaveformSpec
@@ -109,12 +113,14 @@ class Cascade:
     def speak_all(self, texts: Sequence[str], **asked: Any) -> Iterator[Utterance]:
         return (self.speak(text) for text in texts)
 
-    def continue_(self, prompt: Path, *, seconds: float, settings: Settings) -> Utterance:
-        given = soundfile.read(prompt, dtype="float32")[0]
-        return self._made(np.concatenate([given, hum(seconds - 1), np.zeros(RATE, np.float32)]), loop=True)
+    def continue_all(self, prompts: Sequence[Path], *, seconds: float, **asked: Any) -> Iterator[Utterance]:
+        for prompt in prompts:
+            given = soundfile.read(prompt, dtype="float32")[0]
+            yield self._made(np.concatenate([given, hum(seconds - 1), np.zeros(RATE, np.float32)]), loop=True)
 
-    def convert(self, source: Path, *, voice: str | Path, settings: Settings) -> Utterance:
-        return self._made(soundfile.read(source, dtype="float32")[0] * np.float32(0.9 / 0.5))
+    def convert_all(self, sources: Sequence[Path], **asked: Any) -> Iterator[Utterance]:
+        for source in sources:
+            yield self._made(soundfile.read(source, dtype="float32")[0] * np.float32(0.9 / 0.5))
 
 
 class Ear:
@@ -123,6 +129,19 @@ class Ear:
     def hear(self, waveform: Waveform, sample_rate: int) -> str:
         known = {round((2 + 0.1 * place) * RATE): heard for place, (_, heard) in enumerate(SAID.values())}
         return known.get(len(waveform), "red cats")
+
+
+class ManyEar(Ear):
+    """Hears several at once, and counts what it is asked one by one."""
+
+    alone = 0
+
+    def hear(self, waveform: Waveform, sample_rate: int) -> str:
+        self.alone += 1
+        return super().hear(waveform, sample_rate)
+
+    def hear_all(self, waveforms: Sequence[Waveform], sample_rate: int) -> Iterator[tuple[str, float | None]]:
+        return ((super(ManyEar, self).hear(one, sample_rate), None) for one in waveforms)
 
 
 class Loudness:
@@ -246,11 +265,29 @@ def test_groups_and_parts(subject: Evaluation) -> None:
     assert subject.file(subject.clips[0]) == subject.clips[0].path
 
 
-def test_nothing_is_made_twice_and_what_was_made_is_the_same(subject: Evaluation) -> None:
-    first = speaking_section(subject)
+@pytest.mark.parametrize("section", [speaking_section, continuing_section, converting_section])
+def test_nothing_is_made_twice_and_what_was_made_is_the_same(subject: Evaluation, section: Any) -> None:
+    """Of what was made in part, too: only the rest is asked for."""
+    first = section(subject)
     asked = subject.cascade.asked  # type: ignore[attr-defined]
-    again = speaking_section(replace(subject, progress=lambda *said: None))
-    assert subject.cascade.asked == asked > 0 and again == first  # type: ignore[attr-defined]
+    again = section(replace(subject, progress=lambda *said: None))
+    assert subject.cascade.asked == asked > 1 and again == first  # type: ignore[attr-defined]
+    _, *lost = sorted((subject.cache / "made").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for path in lost:
+        path.unlink()
+    assert section(subject) == first and subject.cascade.asked == asked + len(lost)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("section", [codec_section, speaking_section, continuing_section, converting_section])
+def test_what_is_heard_side_by_side_is_reported_alike(subject: Evaluation, section: Any) -> None:
+    def measured(ear: Ear) -> Section:
+        heard = RememberingRecogniser(ear, "ear", Memory(subject.folder / type(ear).__name__))
+        found: Section = section(replace(subject, judges=replace(subject.judges, recogniser=heard)))
+        (subject.cache / "codec.jsonl").unlink(missing_ok=True)
+        return found
+
+    many = ManyEar()
+    assert measured(Ear()) == measured(many) and not many.alone
 
 
 @contextmanager
@@ -341,3 +378,51 @@ def test_the_command_makes_the_starters_report(subject: Evaluation, tmp_path: Pa
     assert [section["name"] for section in record["sections"]] == ["codec", "speaking", "converting", "cost"]
     assert {d["verdict"] for d in record["against"]["differences"]} <= {"within chance", "too few to say"}
     assert "<audio" in (tmp_path / "report" / "report.html").read_text()
+
+
+def evaluate_until(done: Callable[[Path], bool], line: Sequence[str], folder: Path) -> bool:
+    """Starts the command in a process of its own and kills it, without a warning, once `done`; whether it was."""
+    command = [sys.executable, "-m", "triptych", "evaluate", *line, "-o", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if done(folder):
+                process.kill()
+                process.wait()
+                return True
+            time.sleep(0.005)
+    assert process.returncode == 0
+    return False
+
+
+def made(folder: Path) -> dict[Path, int]:
+    """Files of what the cascade made, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in (folder / "cache" / "made").glob("[!.]*.npz")}
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_anywhere_comes_to_the_same_report(subject: Evaluation, tmp_path: Path) -> None:
+    """Killed before the first utterance, among them, in a section's last one and between two sections."""
+    together = native.library(allow_build=True) is not None  # other tiers may part at near ties
+    line = ["starter", "--data", str(subject.manifest), f"sentences_file={tmp_path / 'texts'}", "resamples=50"]
+    line += ["recogniser=none", "speaker=none", "naturalness=none", "clips=3", "sentences=2", "prompt_seconds=1"]
+    line += ["continued_seconds=1", "samples=1", "sections=speaking,continuing,converting,blame"]
+    line += [f"slots={2 if together else 1}"]
+    assert not evaluate_until(lambda folder: False, line, tmp_path / "whole")
+    whole = made(tmp_path / "whole")
+    moments: list[Callable[[Path], bool]] = [
+        lambda folder: (folder / "evaluation.json").exists(),
+        *(lambda folder, count=count: len(made(folder)) >= count for count in (1, len(whole) // 2, len(whole) - 1)),
+        lambda folder: (folder / "sections" / "blame.json").exists(),
+    ]
+    kept: dict[Path, int] = {}
+    for moment in moments:
+        assert evaluate_until(moment, line, tmp_path / "killed") or moment is moments[-1]  # which may come too late
+        assert kept.items() <= made(tmp_path / "killed").items()
+        kept = made(tmp_path / "killed")
+    assert not evaluate_until(lambda folder: False, line, tmp_path / "killed")
+    assert made(tmp_path / "killed") == kept and {path.name for path in kept} == {path.name for path in whole}
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "killed")]
+    assert reports[0] == reports[1]
+    assert [section["name"] for section in reports[0]["sections"]] == ["speaking", "continuing", "converting", "blame"]
+    for one, other in ((np.load(path), np.load(tmp_path / "killed" / "cache" / "made" / path.name)) for path in whole):
+        assert all(np.array_equal(one[key], other[key]) for key in ("semantic", "codes"))

@@ -1,6 +1,7 @@
 """Judges: what they say is the library's own number, they are asked once, and one that is missing says so."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,17 @@ class SureEar(Ear):
         return self.hear(waveform, sample_rate), -0.25
 
 
+class ManyEar(Ear):
+    """Dies of a waveform that begins with 9."""
+
+    def hear_all(self, waveforms: Sequence[Waveform], sample_rate: int) -> Iterator[tuple[str, float | None]]:
+        for one in waveforms:
+            if one[0] == 9:
+                raise KeyboardInterrupt
+            self.asked += 1
+            yield f"{len(one)} of {len(waveforms)}", -0.5
+
+
 class Voice:
     asked = 0
 
@@ -57,6 +69,27 @@ def test_a_waveform_is_heard_once_and_after_a_kill_not_again(tmp_path: Path) -> 
 def test_a_recogniser_that_does_not_say_how_sure_it_is(tmp_path: Path) -> None:
     remembering = RememberingRecogniser(Ear(), "ear", Memory(tmp_path / "j"))
     assert remembering.hear_surely(NOISE, RATE) == ("good morning", None)
+
+
+def test_what_is_not_known_is_heard_side_by_side_and_kept_as_it_comes(tmp_path: Path) -> None:
+    path, ear = tmp_path / "judged.jsonl", ManyEar()
+    first = RememberingRecogniser(ear, "ear", Memory(path))
+    first.hear(NOISE[:100], RATE)
+    sounds = [NOISE[:size] for size in (100, 200, 300, 400, 200)]
+    first.hear_ahead([*sounds, np.zeros(100, np.float32)], RATE, 2)
+    assert ear.asked == 4
+    heard = [first.hear_surely(sound, RATE) for sound in sounds]
+    assert heard == [("good morning", None), ("200 of 2", -0.5), ("300 of 2", -0.5), ("400 of 1", -0.5), heard[1]]
+    with pytest.raises(KeyboardInterrupt):
+        first.hear_ahead([NOISE[:500], np.full(600, 9, np.float32)], RATE, 2)
+    again = RememberingRecogniser(ear, "ear", Memory(path))
+    assert again.hear_surely(NOISE[:500], RATE) == ("500 of 2", -0.5) and ear.asked == 5
+
+
+def test_ears_that_hear_one_at_a_time_are_not_asked_ahead(tmp_path: Path) -> None:
+    ear = SureEar()
+    RememberingRecogniser(ear, "ear", Memory(tmp_path / "j")).hear_ahead([NOISE], RATE, 2)
+    assert ear.asked == 0
 
 
 def test_a_remembered_voice_is_the_same(tmp_path: Path) -> None:

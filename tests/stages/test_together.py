@@ -1,6 +1,7 @@
 """The starter, one request alone and many together, whole and as a stream: the same tokens."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ import torch
 from triptych.lm import native
 from triptych.lm.decode import run
 from triptych.lm.sampling import Sampling, guide
-from triptych.stages import bench
+from triptych.stages import bench, together
 from triptych.stages.best import speak_best
 from triptych.stages.cascade import Cascade, Settings, Utterance
 from triptych.stages.coarse.generate import CoarseWork, coarse_rule
 from triptych.stages.request import Request
 from triptych.stages.stream import stream
+from triptych.stages.together import Draft, utter_all
 from triptych.tokenizers.acoustic import codec
+from triptych.tokenizers.waveform import write_wav
 
 torch.set_num_threads(1)
 TEXTS = ["Yes.", "No, thank you.", "Rain."]
@@ -57,19 +60,80 @@ def test_lines_spoken_together_are_those_spoken_alone(either: Cascade) -> None:
         greedy = Sampling(temperature=0.0)
         settings = replace(settings, semantic=greedy, coarse=greedy)
     alone = [cascade.speak(text, settings=settings) for text in TEXTS]
-    together = list(cascade.speak_all(TEXTS, settings=settings, slots=2))
-    assert [one.text for one in together] == TEXTS
-    assert all(same(one, other) for one, other in zip(alone, together, strict=True))
-    assert all(np.array_equal(a.waveform, b.waveform) for a, b in zip(alone, together, strict=True))
-    assert all(set(one.seconds_by_stage) == {"semantic", "coarse", "fine", "codec"} for one in together)
+    spoken = list(cascade.speak_all(TEXTS, settings=settings, slots=2))
+    assert [one.text for one in spoken] == TEXTS
+    assert all(same(one, other) for one, other in zip(alone, spoken, strict=True))
+    assert all(np.array_equal(a.waveform, b.waveform) for a, b in zip(alone, spoken, strict=True))
+    assert all(set(one.seconds_by_stage) == {"semantic", "coarse", "fine", "codec"} for one in spoken)
 
 
 def test_texts_with_seeds_of_their_own_are_spoken_as_alone(cascade: Cascade) -> None:
     alone = [cascade.speak("Yes.", settings=warm(cascade, seed=seed)) for seed in (5, 6)]
-    together = list(cascade.speak_all(["Yes.", "Yes."], settings=warm(cascade), seeds=[5, 6]))
-    assert all(same(one, other) for one, other in zip(alone, together, strict=True))
-    assert not same(*together)
+    spoken = list(cascade.speak_all(["Yes.", "Yes."], settings=warm(cascade), seeds=[5, 6]))
+    assert all(same(one, other) for one, other in zip(alone, spoken, strict=True))
+    assert not same(*spoken)
     assert list(cascade.speak_all([])) == []
+
+
+@pytest.fixture(scope="module")
+def recordings(cascade: Cascade, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of different lengths, in two voices."""
+    folder, found = tmp_path_factory.mktemp("recordings"), []
+    for text, voice in zip(TEXTS, ["af_heart", "am_fenrir", "af_heart"], strict=True):
+        said = cascade.speak(text, voice=voice)
+        found.append(folder / f"{len(found)}.wav")
+        write_wav(found[-1], said.waveform, said.sample_rate)
+    return found
+
+
+def test_texts_with_voices_of_their_own_are_spoken_as_alone(cascade: Cascade, recordings: list[Path]) -> None:
+    voices = [recordings[0], "am_fenrir", recordings[0]]
+    alone = [cascade.speak("Rain.", voice=voice) for voice in voices]
+    spoken = list(cascade.speak_all(["Rain."] * 3, voices=voices))
+    assert all(same(one, other) for one, other in zip(alone, spoken, strict=True))
+    assert not same(*spoken[:2])
+    assert "tokenizers" in spoken[0].seconds_by_stage and "tokenizers" not in spoken[2].seconds_by_stage
+
+
+def test_recordings_are_converted_as_alone(
+    cascade: Cascade, recordings: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a lot of two, and one of one."""
+    monkeypatch.setattr(together, "LOT", 1)
+    voices = ["bf_emma", recordings[0], "af_heart"]
+    alone = [
+        cascade.convert(source, voice=voice, settings=warm(cascade, seed=seed))
+        for seed, (source, voice) in enumerate(zip(recordings, voices, strict=True))
+    ]
+    made = list(cascade.convert_all(recordings, voices=voices, seeds=[0, 1, 2], slots=2))
+    assert all(same(one, other) for one, other in zip(alone, made, strict=True))
+    assert all({"tokenizers", "coarse", "codec"} <= set(one.seconds_by_stage) for one in made)
+
+
+def test_recordings_are_continued_as_alone(cascade: Cascade, recordings: list[Path]) -> None:
+    alone = [
+        cascade.continue_(prompt, seconds=1.0, settings=warm(cascade, seed=seed))
+        for seed, prompt in enumerate(recordings, start=5)
+    ]
+    made = list(cascade.continue_all(recordings, seconds=1.0, seeds=[5, 6, 7], slots=2))
+    assert all(same(one, other) for one, other in zip(alone, made, strict=True))
+    assert len({one.semantic[-10:].tobytes() for one in made}) == 3
+    with pytest.raises(ValueError, match="seconds=0"):
+        next(cascade.continue_all(recordings, seconds=0.0))
+
+
+def test_true_codes_and_made_ones_go_through_together(cascade: Cascade) -> None:
+    """A draft with coarse codes of its own beside one without; the fine stage in use."""
+    settings = warm(cascade, levels=0, seed=3)
+    said = cascade.speak("Rain.", settings=settings)
+    voice = cascade.voice(None, None, Request(cascade, settings))
+
+    def draft(coarse: bool) -> Draft:
+        return Draft(Request(cascade, settings), said.semantic, voice, coarse=said.codes if coarse else None)
+
+    true, made = utter_all([draft(True), draft(False)], 2)
+    assert same(true, said) and same(made, said)
+    assert "coarse" not in true.seconds_by_stage and made.seconds_by_stage["coarse"] > 0
 
 
 @pytest.mark.parametrize(("first", "rate"), [(0.0, 1.0), (1.0, 1.0), (1.0, 1.3)])

@@ -86,7 +86,7 @@ def remarks(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
                 f"The {kind} is another one ({one or 'none'}; {other or 'none'}): its figures are not compared."
             )
     changed = [key for key, value in here["settings"].items() if there["settings"].get(key) != value]
-    changed = [key for key in changed if key not in ("recogniser", "speaker", "naturalness", "samples")]
+    changed = [key for key in changed if key not in ("recogniser", "speaker", "naturalness", "samples", "slots")]
     if changed:
         found.append(f"Settings differ: {', '.join(changed)}.")
     return found

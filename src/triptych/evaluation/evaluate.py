@@ -47,7 +47,7 @@ SECTIONS: dict[str, Callable[[Evaluation], Section]] = {
 """in the order of the page"""
 ON_REQUEST: tuple[str, ...] = ("blame",)
 """sections that are measured only when they are named"""
-NOT_JUDGING = ("samples", "sections")
+NOT_JUDGING = ("samples", "sections", "slots")
 """settings that may differ between the runs that make one report"""
 
 

@@ -10,8 +10,9 @@ Invariant: a judge that is missing is `None`, and `absent` says why; nothing is 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from triptych.evaluation import sound
 from triptych.evaluation.naturalness import ABSENT, Dnsmos, Naturalness
-from triptych.evaluation.recogniser import FasterWhisper, Recogniser, SureRecogniser, load_recogniser
+from triptych.evaluation.recogniser import FasterWhisper, ManyRecogniser, Recogniser, SureRecogniser, load_recogniser
 from triptych.evaluation.speaker import RESEMBLYZER, Embedding, Speaker, load_speaker
 from triptych.tokenizers.waveform import Waveform
 from triptych.training.files import file_digest
@@ -57,11 +58,15 @@ class Memory:
             except (ValueError, KeyError, TypeError):  # a line cut short by a kill
                 continue
 
-    def ask(self, judge: str, waveform: Waveform, sample_rate: int, answer: Callable[[], Any]) -> Any:
-        """What `answer` says, or said before of the same waveform [N] in the name of the same judge."""
+    def key(self, judge: str, waveform: Waveform, sample_rate: int) -> str:
+        """Of what a judge says of a waveform [N], in `known` once it was said."""
         digest = hashlib.sha256(json.dumps([judge, sample_rate]).encode())
         digest.update(np.ascontiguousarray(waveform, np.float32).tobytes())
-        key = digest.hexdigest()
+        return digest.hexdigest()
+
+    def ask(self, judge: str, waveform: Waveform, sample_rate: int, answer: Callable[[], Any]) -> Any:
+        """What `answer` says, or said before of the same waveform [N] in the name of the same judge."""
+        key = self.key(judge, waveform, sample_rate)
         if key not in self.known:
             self.known[key] = answer()
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +98,23 @@ class RememberingRecogniser:
 
         text, sure = self.memory.ask(self.name, waveform, sample_rate, answer)
         return str(text), sure
+
+    @property
+    def hears_many(self) -> bool:
+        """Whether it is worth while to `hear_ahead`."""
+        return isinstance(self.judge, ManyRecogniser)
+
+    def hear_ahead(self, waveforms: Iterable[Waveform], sample_rate: int, slots: int) -> None:
+        """Has a judge that can hear what it has not heard yet, `slots` waveforms side by side; for the others nothing
+        changes."""
+        if not isinstance(self.judge, ManyRecogniser):
+            return
+        keys = ((self.memory.key(self.name, one, sample_rate), one) for one in waveforms if not sound.is_silent(one))
+        new = list({key: one for key, one in keys if key not in self.memory.known}.values())
+        for start in range(0, len(new), slots):
+            some = new[start : start + slots]
+            for one, said in zip(some, self.judge.hear_all(some, sample_rate), strict=True):
+                self.memory.ask(self.name, one, sample_rate, partial(list, said))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ on all rungs. Where the cascade leaves the fine stage out (`levels`), its loss i
 Knows no judge.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from triptych.evaluation.subject import Evaluation
 from triptych.stages.bundle import Voice
 from triptych.stages.cascade import Cascade
 from triptych.stages.request import Request, Settings, Utterance, cut
+from triptych.stages.together import Draft, utter_all
 
 PARTS = ("semantic", "coarse", "fine", "codec")
 GENERATED, SEMANTIC, COARSE, CODES, RECORDING = RUNGS = (
@@ -67,27 +68,26 @@ def utterer(evaluation: Evaluation, clips: HeldOut, row: int, number: int) -> Ut
     return Utterer(said.id, said.text, clip.semantic, clip.codes, voice, prompt, seed)
 
 
-def rungs(cascade: Cascade, clip: Utterer) -> list[tuple[str, Callable[[], Utterance], str]]:
-    """Name of each rung but the recording, what makes it, and the reason why it cannot be made, if so."""
-    settings = replace(cascade.settings, seed=clip.seed)
-
-    def job() -> Request:
-        return Request(cascade, settings)
-
-    return [
-        (
-            GENERATED,
-            lambda: cascade.speak(str(clip.text), voice=clip.voice, settings=settings),
-            cannot_speak(cascade, clip),
-        ),
-        (SEMANTIC, lambda: job().utter(clip.semantic, clip.voice), ""),
-        (COARSE, lambda: job().utter(clip.semantic, clip.voice, coarse=clip.codes), ""),
-        (CODES, lambda: job().decode(clip.semantic, clip.codes), ""),
-    ]
+def make_rung(cascade: Cascade, name: str, clips: Sequence[Utterer], slots: int) -> Iterator[Utterance]:
+    """A rung but the recording, of clips that can have it, one after another; up to `slots` are made at a time."""
+    seeds = [clip.seed for clip in clips]
+    if name == GENERATED:
+        texts, voices = [str(clip.text) for clip in clips], [clip.voice for clip in clips]
+        return cascade.speak_all(texts, voices=voices, seeds=seeds, slots=slots)
+    jobs = (Request(cascade, replace(cascade.settings, seed=seed)) for seed in seeds)
+    if name == CODES:
+        return (job.decode(clip.semantic, clip.codes) for job, clip in zip(jobs, clips, strict=True))
+    drafts = (
+        Draft(job, clip.semantic, clip.voice, coarse=clip.codes if name == COARSE else None)
+        for job, clip in zip(jobs, clips, strict=True)
+    )
+    return utter_all(drafts, slots)
 
 
-def cannot_speak(cascade: Cascade, clip: Utterer) -> str:
-    """Why the semantic stage has nothing to say; '' where it has."""
+def cannot_make(cascade: Cascade, name: str, clip: Utterer) -> str:
+    """Why a clip cannot have a rung: the semantic stage has nothing to say; '' where it can."""
+    if name != GENERATED:
+        return ""
     if cascade.tokenizers.text is None:
         return "this cascade has no text front end"
     return "" if clip.text and clip.text.strip() else "no text"

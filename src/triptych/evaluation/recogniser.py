@@ -7,6 +7,7 @@ Knows no texts that should be heard.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +31,14 @@ class SureRecogniser(Recogniser, Protocol):
 
     def hear_surely(self, waveform: Waveform, sample_rate: int) -> tuple[str, float | None]:
         """The words, and the mean log probability (nats) of what was written down; None where nothing was."""
+
+
+@runtime_checkable
+class ManyRecogniser(Recogniser, Protocol):
+    """One that hears several waveforms side by side, with the words of each alone."""
+
+    def hear_all(self, waveforms: Sequence[Waveform], sample_rate: int) -> Iterator[tuple[str, float | None]]:
+        """As `SureRecogniser.hear_surely`, of each waveform [N]."""
 
 
 def load_recogniser(name: str) -> Recogniser:
@@ -56,6 +65,9 @@ def load_recogniser(name: str) -> Recogniser:
 class TransformersRecogniser:
     """A Whisper or CTC model through transformers, greedy.
 
+    Only Whisper hears waveforms side by side: it pads each to the same window, alone or not. A CTC model would hear
+    zeros behind the shorter ones, which changes what many of them write (those that take no attention mask).
+
     Raises:
         ValueError: no such model, here or on the hub.
     """
@@ -72,12 +84,32 @@ class TransformersRecogniser:
         self.language = {"language": "en", "task": "transcribe"} if getattr(config, "is_multilingual", False) else {}
 
     def hear(self, waveform: Waveform, sample_rate: int) -> str:
-        sound = {"raw": resample(waveform, sample_rate, SAMPLE_RATE), "sampling_rate": SAMPLE_RATE}
         if not self.whisper:
-            return str(self.pipeline(sound)["text"]).strip()
-        long = len(waveform) > WINDOW_SECONDS * sample_rate
-        heard = self.pipeline(sound, return_timestamps=long, generate_kwargs={**self.language, "num_beams": 1})
-        return str(heard["text"]).strip()
+            return str(self.pipeline(prepared(waveform, sample_rate))["text"]).strip()
+        return self._written([waveform], sample_rate, long=len(waveform) > WINDOW_SECONDS * sample_rate)[0]
+
+    def hear_all(self, waveforms: Sequence[Waveform], sample_rate: int) -> Iterator[tuple[str, float | None]]:
+        pads = self.whisper and self.pipeline.tokenizer.pad_token_id is not None
+        short = [one for one in waveforms if pads and len(one) <= WINDOW_SECONDS * sample_rate]
+        heard = iter(self._written(short, sample_rate) if short else [])
+        for one in waveforms:
+            fits = pads and len(one) <= WINDOW_SECONDS * sample_rate
+            yield next(heard) if fits else self.hear(one, sample_rate), None
+
+    def _written(self, waveforms: Sequence[Waveform], sample_rate: int, long: bool = False) -> list[str]:
+        """What Whisper writes, all at once; `long`: one waveform, window by window."""
+        found = self.pipeline(
+            [prepared(one, sample_rate) for one in waveforms],
+            batch_size=len(waveforms),
+            return_timestamps=long,
+            generate_kwargs={**self.language, "num_beams": 1},
+        )
+        return [str(one["text"]).strip() for one in found]
+
+
+def prepared(waveform: Waveform, sample_rate: int) -> dict[str, Any]:
+    """As transformers' pipeline takes a waveform [N]."""
+    return {"raw": resample(waveform, sample_rate, SAMPLE_RATE), "sampling_rate": SAMPLE_RATE}
 
 
 class FasterWhisper:

@@ -8,9 +8,9 @@
 Knows no section and no page.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -73,6 +73,8 @@ class EvaluateConfig:
     """of sampling and of resampling"""
     sections: tuple[str, ...] = ()
     """names of sections, such as codec,cost; empty: all that need not be asked for"""
+    slots: int = 8
+    """utterances that are made side by side, and heard so where the recogniser can; more take more memory"""
     samples: int = 4
     """sounds a section that the page plays; 0: none"""
 
@@ -193,6 +195,17 @@ class Evaluation:
                 notes=np.array(list(made.notes), dtype=str),
             )
         return made
+
+    def make_all(
+        self, keys: Sequence[str], maker: Callable[[Sequence[int]], Iterator[Utterance]]
+    ) -> Iterator[Utterance]:
+        """`make` of each key, one after another; what is not on disk is made side by side, and kept as it comes.
+
+        Args:
+            maker: of utterances, by their places in `keys`.
+        """
+        made = maker([place for place, key in enumerate(keys) if not self.is_made(key)])
+        return (self.make(key, partial(next, made)) for key in keys)
 
     def is_made(self, key: str) -> bool:
         """Whether `make` would find it on disk."""

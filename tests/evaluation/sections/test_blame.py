@@ -11,9 +11,9 @@ from triptych.evaluation.estimate import Estimate
 from triptych.evaluation.evaluate import chosen
 from triptych.evaluation.held_out import held_out
 from triptych.evaluation.judges import Judges
-from triptych.evaluation.ladder import COARSE, CODES, GENERATED, PARTS, RUNGS, rungs, utterer
+from triptych.evaluation.ladder import COARSE, CODES, GENERATED, PARTS, RUNGS, make_rung, utterer
 from triptych.evaluation.report import Section, Table
-from triptych.evaluation.sections.blame import blame_section, learned_nothing, sentence
+from triptych.evaluation.sections.blame import blame_section, learned_nothing, sentence, shadow
 from triptych.evaluation.subject import Evaluation
 from triptych.evaluation.verdict import Verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion
@@ -88,6 +88,8 @@ def test_who_has_learned_nothing_is_told_from_who_has(starter: Cascade, evaluati
     told = sentence(Verdict("fine", 0.3, shares), lost, "10.0 bits")
     assert told.startswith("Work on the fine stage first: it has learned nothing (10.0 bits)")
     assert "the codec 18%" in told
+    unmeasured = Verdict("coarse", 0.3, {"codec": shares["codec"]})
+    assert sentence(unmeasured, lost, "10.0 bits").endswith("(10.0 bits).") and shadow(unmeasured) == ""
 
 
 def test_a_close_call_names_the_next_part_too() -> None:
@@ -102,8 +104,7 @@ def test_the_rungs_differ_from_where_the_truth_ends(starter: Cascade, evaluation
     clips = held_out(evaluation)
     clip = utterer(evaluation, clips, clips.judged[0], 0)
     cascade = planted(starter, None)
-    made = {name: maker() for name, maker, why in rungs(cascade, clip) if not why}
-    assert tuple(made) == RUNGS[:-1]
+    made = {name: next(make_rung(cascade, name, [clip], 1)) for name in RUNGS[:-1]}
     coarse = cascade.stages["fine"][0].config.coarse_levels
     assert np.array_equal(made[CODES].codes, clip.codes)
     assert np.array_equal(made[COARSE].codes[:coarse], clip.codes[:coarse])

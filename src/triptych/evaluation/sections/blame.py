@@ -8,11 +8,21 @@ Knows no page.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from triptych.evaluation.held_out import HeldOut, held_out
-from triptych.evaluation.ladder import CODES, PARTS, RECORDING, RUNGS, Utterer, fine_levels_made, rungs, utterer
+from triptych.evaluation.ladder import (
+    CODES,
+    PARTS,
+    RECORDING,
+    RUNGS,
+    Utterer,
+    cannot_make,
+    fine_levels_made,
+    make_rung,
+    utterer,
+)
 from triptych.evaluation.report import Column, Figure, Sample, Section, Sheet, Table, Values
 from triptych.evaluation.score import count_errors
 from triptych.evaluation.sections.measures import CHARACTERS, NATURAL, WORDS, Heard, Listener
@@ -22,6 +32,7 @@ from triptych.evaluation.stage_scores import bits_a_token
 from triptych.evaluation.subject import Evaluation
 from triptych.evaluation.verdict import Losses, Verdict, losses, mean, verdict
 from triptych.evaluation.warp import Frames, cepstra, distortion
+from triptych.stages.cascade import Utterance
 from triptych.stages.three import STAGES
 from triptych.tokenizers.waveform import Waveform
 
@@ -74,25 +85,38 @@ def blame_section(evaluation: Evaluation) -> Section:
 def climb(evaluation: Evaluation, clips: HeldOut, ear: Listener, sheet: Sheet) -> list[Sample]:
     """Makes and judges all rungs of all clips; returns sounds of the first clip."""
     by_id, samples, known = {r.id: r for r in evaluation.recordings}, [], []
-    for number, row in enumerate(clips.judged):
-        clip = utterer(evaluation, clips, row, number)
+    judged = [utterer(evaluation, clips, row, number) for number, row in enumerate(clips.judged)]
+    utterances = {rung: climb_all(evaluation, rung, judged) for rung in RUNGS[:-1]}
+    for number, clip in enumerate(judged):
         made = {}
-        for rung, maker, why in rungs(evaluation.cascade, clip):
-            if why:
+        for rung, those in utterances.items():
+            if why := cannot_make(evaluation.cascade, rung, clip):
                 lack_all(sheet, rung, why)
             else:
-                made[rung] = evaluation.make(f"blame {rung} {clip.name}", maker).waveform
+                made[rung] = next(those).waveform
         made[RECORDING] = evaluation.waveform(by_id[clip.name])
+        ear.hear_ahead(made.values())
         prompt = None if clip.prompt is None else ear.embed(evaluation.waveform(by_id[clip.prompt]))
         reference = Reference(clip, prompt, by_id[clip.name].speaker, cepstra(made[CODES], ear.rate))
         said = {rung: put(sheet, rung, reference, waveform, ear) for rung, waveform in made.items()}
         known.append(replace(reference, heard=said[RECORDING][0], own=said[RECORDING][1]))
         if not number and evaluation.settings.samples:
             samples = [Sample(r, evaluation.keep(f"blame {r}", made[r]), clip.text or "") for r in RUNGS if r in made]
-        evaluation.progress(number + 1, len(clips.judged), "blame: judged")
+        evaluation.progress(number + 1, len(judged), "blame: judged")
     for number, reference in enumerate(known):
         put_other(sheet, reference, known[number + 1 :] + known[:number], ear)
     return samples
+
+
+def climb_all(evaluation: Evaluation, name: str, judged: Sequence[Utterer]) -> Iterator[Utterance]:
+    """A rung of each clip that has it."""
+    cascade = evaluation.cascade
+    able = [clip for clip in judged if not cannot_make(cascade, name, clip)]
+
+    def make(places: Sequence[int]) -> Iterator[Utterance]:
+        return make_rung(cascade, name, [able[place] for place in places], evaluation.settings.slots)
+
+    return evaluation.make_all([f"blame {name} {clip.name}" for clip in able], make)
 
 
 @dataclass(frozen=True)
@@ -295,7 +319,8 @@ def evidence(said: Verdict, evaluation: Evaluation, clips: HeldOut) -> str:
 
 def shadow(said: Verdict) -> str:
     """What cannot be judged while this part is as it is."""
-    if said.part is None or said.shares[said.part].mean < SHADOW or said.part == PARTS[0]:
+    own = said.shares.get(said.part or "")  # None: it has learned nothing, and its loss was not measured
+    if said.part is None or own is None or own.mean < SHADOW or said.part == PARTS[0]:
         return ""
     above = " and ".join(PARTS[: PARTS.index(said.part)])
     return f"While it is so, little can be said of what stands above it ({above}): mend it, and ask again."

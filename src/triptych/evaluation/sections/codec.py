@@ -32,7 +32,9 @@ def codec_section(subject: Evaluation) -> Section:
     for number, recording in enumerate(subject.clips):
         clip = Clip(recording.id, subject.waveform(recording), recording.text, recording.speaker)
         codes = codec.encode(clip.waveform, rate)
-        for way, made, _ in renderings(clip, codes, codec, kept, ()):
+        rendered = list(renderings(clip, codes, codec, kept, ()))
+        listener.hear_ahead(made for _, made, _ in rendered if clip.text)
+        for way, made, _ in rendered:
             scores = judge.judge(clip, made, compare=way != RECORDING)
             for name, (value, weight) in scores.numbers.items():
                 sheet.put(way, name, clip.name, value, weight)

@@ -5,7 +5,8 @@
 Knows no page.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,16 +60,13 @@ def continuing_section(subject: Evaluation) -> Section:
         why = f"no clip is longer than a prompt of {settings.prompt_seconds:g} s: lower prompt_seconds"
         return Section("continuing", "Continuing", f"{ABOUT} Not measured: {why}.")
     sheets, samples = Sheets(subject), []
-    for number, clip in enumerate(clips):
-        whole, cut = subject.waveform(clip), round(settings.prompt_seconds * subject.cascade.sample_rate)
-        prompt, made = whole[:cut], go_on(subject, clip, whole[:cut], number)
-        new = made.waveform[-round(longest * made.sample_rate) :]
+    pairs = zip(clips, go_on_all(subject, clips), strict=True)
+    parts = ((clip, made, *cut(subject, clip, made)) for clip, made in pairs)
+    for number, (clip, made, prompt, rest, new) in enumerate(sheets.listener.ahead(parts, lambda each: each[3:])):
         row = f"continued: {subject.group(clip)}"
         sheets.judge(row, clip.id, prompt, new, longest)
         sheets.tokens(row, clip.id, made)
-        sheets.judge(
-            f"recordings: {subject.group(clip)}", clip.id, prompt, whole[cut:], len(whole[cut:]) / made.sample_rate
-        )
+        sheets.judge(f"recordings: {subject.group(clip)}", clip.id, prompt, rest, len(rest) / made.sample_rate)
         if number < settings.samples:
             kept = subject.keep(f"continuing {clip.id}", made.waveform)
             strips = {"semantic": made.semantic.tolist(), "level 0": made.codes[0].tolist()}
@@ -80,15 +78,34 @@ def continuing_section(subject: Evaluation) -> Section:
     return Section("continuing", "Continuing", ABOUT, sheets.tables(), sheets.plots(), tuple(samples))
 
 
-def go_on(subject: Evaluation, clip: Recording, prompt: Waveform, number: int) -> Utterance:
-    settings = replace(subject.cascade.settings, seed=subject.settings.seed + number)
+def cut(subject: Evaluation, clip: Recording, made: Utterance) -> tuple[Waveform, Waveform, Waveform]:
+    """The prompt, what really came after it, and what the cascade made of it, [N] each."""
+    whole, given = subject.waveform(clip), prompt_samples(subject)
+    return whole[:given], whole[given:], made.waveform[-round(subject.settings.continued_seconds * made.sample_rate) :]
 
-    def make() -> Utterance:
+
+def prompt_samples(subject: Evaluation) -> int:
+    return round(subject.settings.prompt_seconds * subject.cascade.sample_rate)
+
+
+def go_on_all(subject: Evaluation, clips: Sequence[Recording]) -> Iterator[Utterance]:
+    """The first seconds of each clip, and what the cascade adds."""
+    settings = subject.settings
+
+    def prompt(clip: Recording) -> Path:
         file = subject.cache / "parts" / f"{slug(clip.id)}-prompt.wav"
-        write_wav(file, prompt, subject.cascade.sample_rate)
-        return subject.cascade.continue_(file, seconds=subject.settings.continued_seconds, settings=settings)
+        write_wav(file, subject.waveform(clip)[: prompt_samples(subject)], subject.cascade.sample_rate)
+        return file
 
-    return subject.make(f"continue {clip.id}", make)
+    def make(places: Sequence[int]) -> Iterator[Utterance]:
+        return subject.cascade.continue_all(
+            [prompt(clips[place]) for place in places],
+            seconds=settings.continued_seconds,
+            seeds=[settings.seed + place for place in places],
+            slots=settings.slots,
+        )
+
+    return subject.make_all([f"continue {clip.id}" for clip in clips], make)
 
 
 class Sheets:

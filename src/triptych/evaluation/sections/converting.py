@@ -3,7 +3,7 @@
 Knows no page.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 
 from triptych.corpus.manifest import Recording
 from triptych.evaluation.report import Column, Sample, Section, Sheet
@@ -36,18 +36,25 @@ def converting_section(subject: Evaluation) -> Section:
     sheet = Sheet("converted", "Converted", COLUMNS, listener.absent(COLUMNS))
     targets = [who for those in voices(subject).values() for who in those]
     samples: list[Sample] = []
+    asked = {}
     for number, clip in enumerate(subject.clips):
-        source = subject.waveform(clip)
+        others = [who for who in targets if who.name != clip.speaker]
+        if others:
+            asked[number] = others[number % len(others)]
+    converted = convert_all(subject, asked)
+    clips = (
+        (number, clip, subject.waveform(clip), next(converted) if number in asked else None)
+        for number, clip in enumerate(subject.clips)
+    )
+    for number, clip, source, made in listener.ahead(clips, sounds):
         heard = None if clip.text else listener.hear(source, None)
         text = heard.words if heard else clip.text
         row = f"recordings: {subject.group(clip)}"
         sheet.row(row)
         listener.words(sheet, row, clip.id, source, text)
         listener.natural(sheet, row, clip.id, source)
-        others = [who for who in targets if who.name != clip.speaker]
-        if others:
-            target = others[number % len(others)]
-            made = convert(subject, clip, target, number)
+        if made is not None:
+            target = asked[number]
             row = f"from {subject.group(clip)}"
             sheet.row(row)
             listener.words(sheet, row, clip.id, made.waveform, text)
@@ -60,13 +67,26 @@ def converting_section(subject: Evaluation) -> Section:
     return Section("converting", "Converting", ABOUT, (table,), (), tuple(samples))
 
 
-def convert(subject: Evaluation, clip: Recording, target: Speaks, number: int) -> Utterance:
-    settings = replace(subject.cascade.settings, seed=subject.settings.seed + number)
+def sounds(pair: tuple[int, Recording, Waveform, Utterance | None]) -> list[Waveform]:
+    """What will be heard of a clip."""
+    *_, source, made = pair
+    return [source] if made is None else [source, made.waveform]
 
-    def make() -> Utterance:
-        return subject.cascade.convert(subject.file(clip), voice=target.voice, settings=settings)
 
-    return subject.make(f"convert {clip.id} {target.name}", make)
+def convert_all(subject: Evaluation, targets: Mapping[int, Speaks]) -> Iterator[Utterance]:
+    """Clips by their numbers, each in the voice of its target."""
+    numbers = list(targets)
+
+    def make(places: Sequence[int]) -> Iterator[Utterance]:
+        missing = [numbers[place] for place in places]
+        return subject.cascade.convert_all(
+            [subject.file(subject.clips[number]) for number in missing],
+            voices=[targets[number].voice for number in missing],
+            seeds=[subject.settings.seed + number for number in missing],
+            slots=subject.settings.slots,
+        )
+
+    return subject.make_all([f"convert {subject.clips[n].id} {who.name}" for n, who in targets.items()], make)
 
 
 def likeness(

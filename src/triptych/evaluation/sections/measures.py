@@ -3,15 +3,18 @@
 Knows no section.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from triptych.evaluation import facts, sound
 from triptych.evaluation.compare import JUDGE_OF
+from triptych.evaluation.judges import RememberingRecogniser
 from triptych.evaluation.report import Column, Sheet
 from triptych.evaluation.score import count_character_errors, count_errors, normaliser
 from triptych.evaluation.speaker import Embedding, similarity
@@ -22,6 +25,7 @@ WORDS = Column("word error", "", 3, False)
 CHARACTERS = Column("character error", "", 3, False)
 NATURAL = Column("naturalness", "MOS", 2, True)
 NO_PITCH = "no package swift_f0: pip install 'triptych[eval]'"
+Item = TypeVar("Item")
 NO_TEXT, SILENT, NO_VOICE = "no text", "silence", "no voice found"
 
 
@@ -40,7 +44,7 @@ class Listener:
 
     def __init__(self, subject: Evaluation) -> None:
         self.judges, self.rate = subject.judges, subject.cascade.sample_rate
-        self.normalise = normaliser()
+        self.slots, self.normalise = subject.settings.slots, normaliser()
         self.pitches: dict[int, tuple[float, float] | None] = {}
 
     @cached_property
@@ -57,6 +61,19 @@ class Listener:
             if key in ("pitch", "melody") and self.tracker is None:
                 found[key] = NO_PITCH
         return found
+
+    def hear_ahead(self, waveforms: Iterable[Waveform]) -> None:
+        """Where the recogniser hears several at once: what it will be asked for, so that it remembers the words."""
+        if isinstance(self.judges.recogniser, RememberingRecogniser):
+            self.judges.recogniser.hear_ahead(waveforms, self.rate, self.slots)
+
+    def ahead(self, items: Iterable[Item], waveforms: Callable[[Item], Iterable[Waveform]]) -> Iterator[Item]:
+        """`items`, a few at a time, after `hear_ahead` of their waveforms; as they come, where nothing is heard so."""
+        ear, rest = self.judges.recogniser, iter(items)
+        few = self.slots if isinstance(ear, RememberingRecogniser) and ear.hears_many else 1
+        while some := list(islice(rest, few)):
+            self.hear_ahead(waveform for item in some for waveform in waveforms(item))
+            yield from some
 
     def hear(self, waveform: Waveform, text: str | None) -> Heard | None:
         """What is heard in a waveform [N]; None without a recogniser."""

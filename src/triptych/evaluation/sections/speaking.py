@@ -6,9 +6,8 @@
 Knows no page.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +70,7 @@ def speaking_section(subject: Evaluation) -> Section:
     total, done = len(groups) * len(texts) + len(subject.clips), 0
     for group, spoken_by in groups.items():
         spoken = speak_together(subject, texts, spoken_by)
+        listener.hear_ahead(made.waveform for (_, take), made in spoken.items() if not take)
         for number, text in enumerate(texts):
             who = choose(spoken_by, number, text)
             made = [spoken[number, take] for take in range(takes)]
@@ -80,9 +80,9 @@ def speaking_section(subject: Evaluation) -> Section:
             subject.progress(done, total, f"spoken: {group}")
             if number < subject.settings.samples:
                 samples.append(sample(subject, group, who, made[0], heard))
-    for recording in subject.clips:
+    recordings = ((recording, subject.waveform(recording)) for recording in subject.clips)
+    for recording, waveform in listener.ahead(recordings, lambda pair: pair[1:]):
         row = f"recordings: {subject.group(recording)}"
-        waveform = subject.waveform(recording)
         sheets.judge(row, recording.id, waveform, recording.text, None)
         other = subject.another(recording)
         if other is not None:
@@ -142,20 +142,23 @@ def speak_together(
     """Every text, as often as there are takes, by (number, take); those of a voice are decoded side by side."""
     settings, found = subject.settings, dict[tuple[int, int], Utterance]()
     for who in spoken_by:
-        mine = [(number, text) for number, text in enumerate(texts) if choose(spoken_by, number, text) is who]
-        asked = {
-            (number, take): (f"speak {who.name} {number} {take} {text}", text)
-            for number, text in mine
-            for take in range(settings.takes)
-        }
-        missing = {place: text for place, (key, text) in asked.items() if not subject.is_made(key)}
-        spoken = subject.cascade.speak_all(
-            list(missing.values()),
-            voice=who.voice,
-            voice_text=None if isinstance(who.voice, str) else who.text,
-            seeds=[settings.seed + number + take * settings.sentences for number, take in missing],
-        )
-        found |= {place: subject.make(key, partial(next, spoken)) for place, (key, _) in asked.items()}
+        mine = [number for number, text in enumerate(texts) if choose(spoken_by, number, text) is who]
+        asked = [(number, take) for number in mine for take in range(settings.takes)]
+
+        def speak(
+            places: Sequence[int], who: Speaks = who, asked: list[tuple[int, int]] = asked
+        ) -> Iterator[Utterance]:
+            missing = [asked[place] for place in places]
+            return subject.cascade.speak_all(
+                [texts[number] for number, _ in missing],
+                voice=who.voice,
+                voice_text=None if isinstance(who.voice, str) else who.text,
+                seeds=[settings.seed + number + take * settings.sentences for number, take in missing],
+                slots=settings.slots,
+            )
+
+        keys = [f"speak {who.name} {number} {take} {texts[number]}" for number, take in asked]
+        found |= dict(zip(asked, subject.make_all(keys, speak), strict=True))
     return found
 
 
