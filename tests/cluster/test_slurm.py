@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NODES = (socket.gethostname().split(".")[0], "other")
+HERE = socket.gethostname().split(".")[0]
+NODES = (HERE, f"{HERE}-other")
 """the first is a name that the machine knows: it becomes MASTER_ADDR"""
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scancel", "munge")
 SMALL = [
@@ -47,11 +48,11 @@ class Slurm:
     """A controller and two nodes, of one configuration in a folder of their own."""
 
     def __init__(self, home: Path) -> None:
-        self.home, here = home, NODES[0]
+        self.home = home
         (home / "state").mkdir()
         (home / "gpu").touch()
         settings = {
-            "ClusterName": "triptych-test", "SlurmctldHost": f"{here}(127.0.0.1)", "SlurmUser": "root",
+            "ClusterName": "triptych-test", "SlurmctldHost": f"{HERE}(127.0.0.1)", "SlurmUser": "root",
             "SlurmdUser": "root",
             "SlurmctldPort": "16817", "StateSaveLocation": home / "state", "SlurmdSpoolDir": home / "spool-%n",
             "SlurmctldPidFile": home / "controller.pid", "SlurmdPidFile": home / "%n.pid",
@@ -61,7 +62,7 @@ class Slurm:
             "SlurmdParameters": "config_overrides",
         }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()]
-        both, own = ",".join(NODES), f"NodeHostname={here} NodeAddr=127.0.0.1 Port=[16818-16819]"
+        both, own = ",".join(NODES), f"NodeHostname={HERE} NodeAddr=127.0.0.1 Port=[16818-16819]"
         lines.append(f"NodeName={both} {own} CPUs=8 Gres=gpu:1")
         lines.append("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
         (home / "slurm.conf").write_text("\n".join(lines) + "\n")

@@ -109,7 +109,7 @@ def noise_level(frames: Frames, snr_db: float, colour: NDArray[np.float32]) -> N
     speech = np.sum(np.exp(frames).mean(axis=0, dtype=np.float64) * width / white)
     density = np.exp(colour.astype(np.float64) * np.log(10) / 10)
     level = speech * 10 ** (-snr_db / 10) / np.sum(density * width)
-    return np.log(level * density * white).astype(np.float32)
+    return np.asarray(np.log(level * density * white), dtype=np.float32)
 
 
 def erase_bands(frames: Frames, config: AugmentConfig, generator: np.random.Generator) -> Frames:
