@@ -5,11 +5,11 @@
 #   finetune.sh RECORDINGS NAME OUT [KEY=VALUE …]       the keys go to both trainings, such as training.max_steps=100
 #
 #   BUNDLE=…           the bundle to begin with (default: the starter)
-#   STAGES="coarse"    what learns; without texts beside the recordings leave the semantic stage out
+#   STAGES=coarse      what learns; "semantic coarse" learns the rhythm too, and needs texts and far more than minutes
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 recordings=$1 name=$2 out=$3
-stages=${STAGES:-semantic coarse}
+stages=${STAGES:-coarse}
 python=${PYTHON:-python}
 bundle=${BUNDLE:-$("$python" -c 'from triptych.stages.cascade import find_bundle; print(find_bundle(None))')}
 triptych() { "$python" -m triptych "$@"; }
