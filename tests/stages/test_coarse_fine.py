@@ -1,6 +1,11 @@
 """The coarse stage in its layouts, and the fine stage."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +32,7 @@ def specs_of(levels: int) -> Specs:
     )
 
 
+ROOT = Path(__file__).parents[2]
 GREEDY = Sampling(temperature=0.0)
 LAYOUTS = ["aligned", "flattened", "delayed"]
 
@@ -243,3 +249,23 @@ def test_windows_cover_every_beat_once(total, longest, data):
     found = windows(total, longest, tail, made)
     assert [beat for w in found for beat in range(w.start, w.stop)] == list(range(made, total))
     assert all(w.stop - w.context <= longest and 0 <= w.start - w.context <= tail for w in found)
+
+
+@pytest.mark.slow
+def test_the_layouts_are_compared_on_the_same_rows(random_shards, tmp_path):
+    """benchmarks/coarse_layouts.py runs to its end; at this size its figures mean nothing."""
+    rng = np.random.default_rng(1)
+    specs = replace(specs_of(3), text=TokenizerSpec("text", "letters", 10, fingerprint="t"))
+    folder = random_shards(tmp_path / "shards", specs, speech_of=lambda text: rng.integers(0, 20, 260))
+    line = [sys.executable, ROOT / "benchmarks" / "coarse_layouts.py", folder, "-o", tmp_path / "out"]
+    sizes = {"steps": 2, "seconds": 12, "dim": 32, "layers": 1, "heads": 2, "clips": 2, "made": 2}
+    line += [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # the second time nothing is trained
+        done = subprocess.run(line, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "layouts.json").read_text())
+    assert {found[layout]["utterances"] for layout in LAYOUTS} == {4}
+    assert len({found[layout]["frames"] for layout in LAYOUTS}) == 1
+    assert all(sum(found[layout]["nats"]) == pytest.approx(3 * np.log(16), rel=0.1) for layout in LAYOUTS)
+    assert all(done.stdout.count(f"| {layout} |") == 1 for layout in LAYOUTS)
