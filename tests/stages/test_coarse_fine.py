@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.lm.decode import one, run
+from triptych.lm.engine import StaticEngine
 from triptych.lm.sampling import Sampling
-from triptych.stages.coarse.generate import coarse_rule, generate_coarse
+from triptych.stages.coarse.generate import AlignedRule, CoarseWork, coarse_rule, generate_coarse
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage, Flattening, delay, undelay
 from triptych.stages.fine.generate import generate_fine
 from triptych.stages.fine.sequence import FineConfig, FineStage
@@ -199,6 +200,24 @@ def test_a_delayed_level_hears_the_level_under_it_and_not_what_comes_after(specs
 
     assert changed(0) == [at + 1, at]
     assert changed(1) == [at + 2, at + 1]
+
+
+@pytest.mark.parametrize("layout", ["aligned", "delayed"])
+def test_the_step_of_a_gpu_makes_the_same_codes(layout, specs, shape, speech):
+    stage = coarse_stage(layout, specs, shape)
+    torch.manual_seed(1)
+    model, clips = stage.model().eval(), [speech.clip(2, 0, 20), speech.clip(3, 0, 12), speech.clip(4, 0, 16)]
+    rule = AlignedRule(model, StaticEngine(model.transformer))
+    nothing = np.zeros((2, 0), np.uint16)
+    works = [
+        CoarseWork(stage, nobody(2), GREEDY, torch.Generator(), nothing, semantic=clip.semantic, ended=True)
+        for clip in clips
+    ]
+    for _ in run(rule, [work.job(rule) for work in works], slots=2):
+        pass
+    for work, clip in zip(works, clips, strict=True):
+        alone = generate_coarse(stage, model, clip.semantic, nobody(2), GREEDY, torch.Generator())
+        assert work.made.tolist() == alone.tolist()
 
 
 def test_without_the_voice_a_delayed_row_begins_with_no_code_of_it(specs, shape, speech):

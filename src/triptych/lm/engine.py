@@ -78,6 +78,7 @@ class StaticEngine(Engine):
     def __init__(self, transformer: Transformer, compiler: Callable[[Step], Step] | None = None) -> None:
         super().__init__(transformer)
         assert not self.shape.alibi
+        transformer._rates = transformer._rates.to(self.device)  # moved within the step, it would compile it again
         self.tier = "compiled" if compiler else "static"
         self._compiler = compiler or (lambda step: step)
         self._shelves: dict[int, Shelf] = {}
