@@ -270,7 +270,8 @@ def position(bench: Bench) -> None:
     for precision in bench.said.precision:
         engine = semantic_rule(model, precision, 10**6).engine
         cache, x = engine.cache(2100), torch.randn(1, SHAPE.dim)
-        cache.keys.normal_(), cache.values.normal_()
+        for keys, values in cache.layers:
+            keys.normal_(), values.normal_()
 
         def step(place: int, cache: Any = cache, engine: Any = engine, x: Any = x) -> float:
             for _ in range(8):

@@ -5,7 +5,7 @@
       triptych.json                      what its ids are, and how a sequence is laid out
       tokenizer.json                     where the text front end is that of a text model
 
-The semantic stage is such a model, and the coarse stage in its flattened layout; the aligned coarse stage and the fine
+The semantic stage is such a model, and the coarse stage in its flattened layout; the other coarse layouts and the fine
 stage are no models of one id after another, and are refused.
 """
 
@@ -55,7 +55,7 @@ def vocabulary_of(stage: AnyStage) -> Vocabulary:
         return stage.layout.vocabulary
     if isinstance(stage, CoarseStage) and stage.config.layout == "flattened":
         return Flattening.of(stage.config, stage.specs).vocabulary
-    what = "the aligned coarse stage" if isinstance(stage, CoarseStage) else "the fine stage"
+    what = f"the {stage.config.layout} coarse stage" if isinstance(stage, CoarseStage) else "the fine stage"
     raise ValueError(f"{what} is no model of one id after another, so it has no Llama equal; the semantic stage has")
 
 

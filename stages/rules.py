@@ -29,7 +29,7 @@ class Rules:
         """
         model = self.stages[stage][1]
         known = self._known.get(stage)
-        longer = known is not None and known[1].engine.tier == "prepacked" and steps > known[2]
+        longer = known is not None and known[1].engine.tier in ("prepacked", "static") and steps > known[2]
         if known is None or known[0] is not model or longer:
             make: Any = semantic_rule if stage == "semantic" else coarse_rule
             self._known[stage] = known = (model, make(model, self.precision, steps), steps)

@@ -14,7 +14,7 @@ from triptych.lm.decode import BROKEN, LanguageRule, Row, run
 from triptych.lm.engine import Engine, make_engine
 from triptych.lm.sampling import Sampling, choose, guide
 from triptych.stages.coarse.model import AlignedModel, FlattenedModel
-from triptych.stages.coarse.sequence import CoarseStage
+from triptych.stages.coarse.sequence import CoarseStage, delay, undelay
 from triptych.stages.span import Span
 from triptych.stages.speech import Tokens
 from triptych.stages.windows import Schedule
@@ -104,16 +104,23 @@ class AlignedRow:
     sampling: Sampling
     generator: torch.Generator
     frames: list[Tensor] = field(default_factory=list)
-    """int64 [levels] each, those of `span` not among them"""
+    """int64 [levels] of each new step, which is a frame where levels are not delayed"""
     caches: list[Cache] = field(default_factory=list)
     conditions: list[Tensor] = field(default_factory=list)
-    """[new, D] of the new frames, with their flag added; with guidance a second one, without the voice prompt"""
+    """[new steps, D], with their flag added; with guidance a second one, without the voice prompt"""
     first: list[int] = field(default_factory=list)
-    """likewise, the position of the first new frame"""
+    """likewise, the position of the first new step"""
+    given: list[Tensor] = field(default_factory=list)
+    """likewise, int64 [levels, new steps]: what delays put there of the frames before; -1 elsewhere"""
+
+    def went_in(self, place: int) -> Tensor:
+        """int64 [levels]: what the next step of a place is given."""
+        given = self.given[place][:, len(self.frames) - 1]
+        return torch.where(given < 0, self.frames[-1], given)
 
 
 class AlignedRule:
-    """One step a frame, level by level within it."""
+    """One step a frame, level by level within it, or with its levels delayed."""
 
     def __init__(self, model: AlignedModel, engine: Engine) -> None:
         self.model, self.engine = model, engine
@@ -129,24 +136,27 @@ class AlignedRule:
 
     def codes(self, row: AlignedRow) -> Tokens:
         """[levels, new] of a row that is done."""
-        return torch.stack(row.frames, 1).cpu().numpy().astype(np.uint16)
+        return undelay(torch.stack(row.frames, 1).cpu().numpy(), self.model.delay)
 
     def begin(self, row: AlignedRow) -> tuple[list[tuple[Tensor, Tensor]], int]:
         spans = [row.span]
         if row.sampling.guidance != 1.0 and row.span.prompt:
             heard = row.span.prompt * self.model.semantic_per_beat // self.model.acoustic_per_beat
             spans.append(Span(row.span.semantic[heard:], row.span.codes[:, row.span.prompt :], 0))
-        return [self._prompt(row, span) for span in spans], row.new
+        return [self._prompt(row, span) for span in spans], row.new + self.model.tail
 
     def _prompt(self, row: AlignedRow, span: Span) -> tuple[Tensor, Tensor]:
-        """Embeddings and positions of all frames up to the first new one."""
+        """Embeddings and positions of all steps up to the first new one."""
         model, device, known = self.model, self.engine.device, span.codes.shape[1]
         condition = model.encode(torch.from_numpy(span.semantic.astype(np.int64))[None].to(device))[0]
         condition = condition + model.flag((torch.arange(len(condition), device=device) < span.prompt).long())
         row.conditions.append(condition[known:])
         row.first.append(known)
-        codes = torch.from_numpy(span.codes.astype(np.int64)).to(device)
-        before = torch.cat([model.start.expand(1, -1), model.embed(codes[None])[0]])
+        to_come = np.full((model.levels, row.new), -1)
+        codes = delay(np.concatenate([span.codes.astype(np.int64), to_come], 1), model.delay, model.size)
+        steps = torch.from_numpy(codes).to(device)
+        row.given.append(steps[:, known:])
+        before = torch.cat([model.start.expand(1, -1), model.embed(steps[None, :, :known])[0]])
         return before + condition[: known + 1], torch.arange(known + 1, device=device).float()
 
     def note(self, rows: Sequence[AlignedRow], hidden: Tensor) -> list[bool]:
@@ -154,7 +164,7 @@ class AlignedRule:
         frame = torch.zeros(len(rows), model.levels, dtype=torch.long, device=hidden.device)
         of_row = torch.tensor([r for r, row in enumerate(rows) for _ in row.caches], device=hidden.device)
         for q in range(model.levels):
-            if q:
+            if q and self._chosen:
                 below: nn.Module = model.code_embedding[q - 1]
                 hidden = hidden + self._chosen[q - 1](below(frame[of_row, q - 1]))
             logits, at = self._heads[q](model.head_norm[q](hidden)), 0
@@ -163,18 +173,21 @@ class AlignedRule:
                 at += len(own)
                 if not q and not row.frames and bool(own.isnan().any()):
                     raise ValueError(BROKEN)
+                if not 0 <= len(row.frames) - q * model.delay < row.new:  # known, or no frame at all
+                    frame[r, q] = row.given[0][q, len(row.frames)]
+                    continue
                 scores = guide(own[:1], own[1:], row.sampling.guidance) if len(own) == 2 else own
                 frame[r, q] = choose(scores, self._legal, row.sampling, row.generator)[0]
         for row, chosen in zip(rows, frame, strict=True):
             row.frames.append(chosen)
-        return [len(row.frames) < row.new for row in rows]
+        return [len(row.frames) < row.new + model.tail for row in rows]
 
     def follow(self, rows: Sequence[AlignedRow]) -> tuple[Tensor, Tensor]:
-        before = self.model.embed(torch.stack([row.frames[-1] for row in rows])[:, :, None])[:, 0]
-        of_row = [r for r, row in enumerate(rows) for _ in row.caches]
+        codes = torch.stack([row.went_in(place) for row in rows for place in range(len(row.caches))])
+        before = self.model.embed(codes[:, :, None])[:, 0]
         condition = torch.stack([condition[len(row.frames)] for row in rows for condition in row.conditions])
         places = [float(first + len(row.frames)) for row in rows for first in row.first]
-        return before[of_row] + condition, torch.tensor(places, device=before.device)
+        return before + condition, torch.tensor(places, device=before.device)
 
 
 class FlattenedRule(LanguageRule):

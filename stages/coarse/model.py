@@ -16,38 +16,42 @@ class AlignedModel(nn.Module):
     """One causal step a codec frame.
 
     p(a_f | past) = p(a_f0 | h_f) · p(a_f1 | h_f, a_f0): an exact factorisation without a delay between levels, as in
-    the depth transformer of RQ-Transformer (Lee et al. 2022), with a linear map in its place.
+    the depth transformer of RQ-Transformer (Lee et al. 2022), with a linear map in its place. In the delayed layout
+    level q of a frame is that of q steps later, and hears the levels under it through what goes in alone.
     """
 
     def __init__(self, config: CoarseConfig, specs: Specs) -> None:
         super().__init__()
         shape, size = config.transformer, specs.acoustic.size
         self.levels, self.size, self.code_noise = config.levels, size, config.code_noise
+        self.delay, self.tail = config.delay, config.delay * (config.levels - 1)
         self.semantic_per_beat, self.acoustic_per_beat = specs.grid.semantic_per_beat, specs.grid.acoustic_per_beat
         self.semantic_embedding = nn.Embedding(specs.semantic.size, shape.dim)
         self.encoder = Transformer(_encoder_shape(shape, config.encoder_layers))
         self.phase = nn.Parameter(torch.zeros(self.acoustic_per_beat, shape.dim))
         self.flag = nn.Embedding(2, shape.dim)
         self.start = nn.Parameter(torch.zeros(shape.dim))
-        self.code_embedding = nn.ModuleList(nn.Embedding(size, shape.dim) for _ in range(config.levels))
+        self.code_embedding = nn.ModuleList(nn.Embedding(size + self.delay, shape.dim) for _ in range(config.levels))
         self.transformer = Transformer(shape)
-        self.chosen = nn.ModuleList(nn.Linear(shape.dim, shape.dim, bias=False) for _ in range(config.levels - 1))
+        below = 0 if self.delay else config.levels - 1
+        self.chosen = nn.ModuleList(nn.Linear(shape.dim, shape.dim, bias=False) for _ in range(below))
         self.head_norm = nn.ModuleList(nn.RMSNorm(shape.dim, eps=shape.norm_eps) for _ in range(config.levels))
         self.heads = nn.ModuleList(nn.Linear(shape.dim, size, bias=False) for _ in range(config.levels))
         for module in (self.semantic_embedding, self.flag, *self.code_embedding, *self.chosen, *self.heads):
             init_weights(module)
 
     def encode(self, semantic: Tensor) -> Tensor:
-        """Semantic tokens [B, T] to one condition a codec frame [B, T', D]."""
+        """Semantic tokens [B, T] to one condition a step [B, T' + tail, D]: one a codec frame, and the delays."""
         frames = semantic.shape[1] * self.acoustic_per_beat // self.semantic_per_beat
-        steps = torch.arange(frames, device=semantic.device)
+        steps = torch.arange(frames + self.tail if frames else 0, device=semantic.device)
         states = self.encoder(self.semantic_embedding(semantic))
-        return self.condition(states, steps * self.semantic_per_beat // self.acoustic_per_beat, steps)
+        sounding = steps.clamp(max=frames - 1)
+        return self.condition(states, sounding * self.semantic_per_beat // self.acoustic_per_beat, steps)
 
     def condition(self, states: Tensor, beside: Tensor, steps: Tensor) -> Tensor:
-        """[B, T', D] of the encoder's states [B, T, D]: the one that sounds with each frame, and its place in the beat.
+        """[B, S, D] of the encoder's states [B, T, D]: the one that sounds with each step, and its place in the beat.
 
-        beside, steps: int64 [T'], the semantic frame of each codec frame, and that frame's number in its row.
+        beside, steps: int64 [S], the semantic frame of each step, and that step's number in its row.
         """
         return states[:, beside] + self.phase[steps % self.acoustic_per_beat]
 
@@ -66,7 +70,7 @@ class AlignedModel(nn.Module):
 
     def logits(self, q: int, hidden: Tensor, below: Tensor) -> Tensor:
         """Logits [..., codebook_size] of level q; `below` [levels, …] holds the ids chosen for the levels under it."""
-        for lower in range(q):
+        for lower in range(min(q, len(self.chosen))):
             hidden = hidden + self.chosen[lower](self.code_embedding[lower](below[lower]))
         out: Tensor = self.heads[q](self.head_norm[q](hidden))
         return out
@@ -92,17 +96,19 @@ class AlignedModel(nn.Module):
         past = self.embed(self._disturb(codes)[None]).roll(1, dims=1)
         before = torch.where((rows.steps == 0)[:, None], self.start, past)
         hidden = self.step(before, condition, batch["prompted"][None], packed=rows)
-        chosen, wanted = hidden[0, learned], codes[:, learned]
-        return [
-            Prediction(rows, learned, self.logits(q, chosen, wanted), wanted[q], torch.full_like(learned, q))
-            for q in range(self.levels)
-        ]
+        found = []
+        for q in range(self.levels):
+            at = learned + q * self.delay
+            wanted = codes[:, at]
+            logits = self.logits(q, hidden[0, at], wanted)
+            found.append(Prediction(rows, at, logits, wanted[q], torch.full_like(at, q)))
+        return found
 
     def _disturb(self, codes: Tensor) -> Tensor:
         if not self.training or not self.code_noise:
             return codes
         noisy = torch.rand(codes.shape, device=codes.device) < self.code_noise
-        return torch.where(noisy, torch.randint_like(codes, self.size), codes)
+        return torch.where(noisy & (codes < self.size), torch.randint_like(codes, self.size), codes)
 
     def cache(self, frames: int) -> Cache:
         """Room for `frames` steps of one row."""

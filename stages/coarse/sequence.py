@@ -1,4 +1,4 @@
-"""The sequence of the coarse stage, in its two layouts.
+"""The sequence of the coarse stage, in its three layouts.
 
 Aligned (default): one causal step a codec frame. Here 1 : 2 rates, two coarse levels.
 
@@ -8,6 +8,13 @@ Aligned (default): one causal step a codec frame. Here 1 : 2 rates, two coarse l
     goes in      start a0  a1  a2  a3  a4  a5  a6      codes of the frame before, levels summed
     comes out      a0  a1  a2  a3  a4  a5  a6  a7      level 0; then level 1, which sees the id just chosen for level 0
     voice prompt  |v   v   v|  .   .   .   .   .       the first frames are given, and flagged; no loss on them
+
+Delayed (MusicGen, Copet et al. 2023, section 2.2): likewise, but level q comes q steps later, and all levels of a step
+at once: each sees what lies under it in what went in. Places without a frame hold an id of their own.
+
+    step           0   1   2   3   4   5   6   7   8
+    comes out      a0  a1  a2  a3  a4  a5  a6  a7  –   level 0
+                   –   b0  b1  b2  b3  b4  b5  b6  b7  level 1
 
 Flattened (AudioLM's): [bos] s s s s [sep] a00 a01 a10 a11 …, t-major, level-minor (a frame's levels side by side), with
 positions counted in time: semantic frame t and the codes that sound with it lie at a constant distance.
@@ -37,18 +44,39 @@ from triptych.training.config import STRICT
 class CoarseConfig:
     """The coarse stage: its model, and how its rows are drawn."""
 
-    layout: Literal["aligned", "flattened"] = "aligned"
-    """one step a frame, or one step a code"""
+    layout: Literal["aligned", "flattened", "delayed"] = "aligned"
+    """one step a frame; or one a code; or one a frame, with level q q steps late"""
     levels: int = 2
     """levels that this stage makes; the fine stage makes the rest"""
     transformer: TransformerConfig = TransformerConfig(dim=768, layers=12, heads=12)
     """the causal transformer over codes"""
     encoder_layers: int = 2
-    """layers of the bidirectional encoder of semantic tokens; aligned layout only"""
+    """layers of the bidirectional encoder of semantic tokens; not in the flattened layout"""
     prompt: PromptConfig = PromptConfig()
     """the voice prompt, and the length of a row"""
     code_noise: float = 0.05
     """share of past codes that training replaces by random ones, against drift"""
+
+    @property
+    def delay(self) -> int:
+        """Steps by which each level comes later than the one under it."""
+        return int(self.layout == "delayed")
+
+
+def delay(codes: NDArray[Any], steps: int, empty: int) -> NDArray[np.int64]:
+    """codes [levels, T'] to [levels, T' + steps · (levels - 1)]: level q comes q · steps later; `empty` elsewhere."""
+    levels, frames = codes.shape
+    late = np.full((levels, frames + steps * (levels - 1)), empty, dtype=np.int64)
+    for q in range(levels):
+        late[q, q * steps : q * steps + frames] = codes[q]
+    return late
+
+
+def undelay(late: NDArray[np.int64], steps: int) -> Tokens:
+    """Undoes `delay`."""
+    levels, width = late.shape
+    frames = width - steps * (levels - 1)
+    return np.stack([late[q, q * steps : q * steps + frames] for q in range(levels)]).astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -110,7 +138,7 @@ class CoarseStage:
     def model(self) -> nn.Module:
         from triptych.stages.coarse.model import AlignedModel, FlattenedModel
 
-        kind = AlignedModel if self.config.layout == "aligned" else FlattenedModel
+        kind = FlattenedModel if self.config.layout == "flattened" else AlignedModel
         return kind(self.config, self.specs)
 
     def usable(self, speech: Speech) -> list[int]:
@@ -118,8 +146,8 @@ class CoarseStage:
 
     def length(self, speech: Speech, index: int) -> int:
         beats = self.config.prompt.expected_beats(speech, index)
-        if self.config.layout == "aligned":
-            return beats * speech.grid.acoustic_per_beat
+        if self.config.layout != "flattened":
+            return beats * speech.grid.acoustic_per_beat + self.config.delay * (self.config.levels - 1)
         return beats * (speech.grid.semantic_per_beat + self.config.levels * speech.grid.acoustic_per_beat) + 2
 
     def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Span:
@@ -127,26 +155,30 @@ class CoarseStage:
         return draw_span(speech, index, rng, self.config.levels, self.config.prompt, given)
 
     def collate(self, rows: Sequence[Any]) -> Batch:
-        return self._aligned(rows) if self.config.layout == "aligned" else self._flattened(rows)
+        return self._flattened(rows) if self.config.layout == "flattened" else self._aligned(rows)
 
     def _aligned(self, rows: Sequence[Span]) -> Batch:
-        """Of all rows: semantic int64 [T], codes int64 [levels, T']; of each codec frame: beside int64 [T'], the
-        semantic frame that sounds with it, and prompted int64 [T']; learned int64 [M]: frames after the prompts."""
-        grid = self.specs.grid
-        frames = Packed.of([row.codes.shape[1] for row in rows])
+        """Of all rows: semantic int64 [T], codes int64 [levels, S]; of each step: beside int64 [S], the semantic frame
+        that sounds with it, and prompted int64 [S]; learned int64 [M]: frames after the prompts. S is T' plus delays;
+        level q of a frame lies q · delay steps after it."""
+        grid, late = self.specs.grid, self.config.delay
+        codes = [delay(row.codes, late, self.specs.acoustic.size) for row in rows]
+        frames = Packed.of([row.shape[1] for row in codes])
         semantic = Packed.of([len(row.semantic) for row in rows])
-        learned = learned_positions(frames, [row.prompt for row in rows])
-        prompted = torch.ones(frames.positions, dtype=torch.int64)
-        prompted[learned] = 0
-        begins = semantic.edges[:-1].long().repeat_interleave(torch.tensor(frames.lengths))
-        codes = np.concatenate([row.codes for row in rows], axis=1).astype(np.int64)
+        lengths = torch.tensor(frames.lengths)
+        begins, prompts, ends = (
+            torch.as_tensor(of).repeat_interleave(lengths)
+            for of in (semantic.edges[:-1].long(), [row.prompt for row in rows], [row.codes.shape[1] for row in rows])
+        )
+        learned = (frames.steps >= prompts) & (frames.steps < ends)
+        sounding = torch.minimum(frames.steps, ends - 1)
         return Batch(
             {
                 "semantic": torch.from_numpy(np.concatenate([row.semantic for row in rows]).astype(np.int64)),
-                "codes": torch.from_numpy(codes),
-                "beside": begins + frames.steps * grid.semantic_per_beat // grid.acoustic_per_beat,
-                "prompted": prompted,
-                "learned": learned,
+                "codes": torch.from_numpy(np.concatenate(codes, axis=1)),
+                "beside": begins + sounding * grid.semantic_per_beat // grid.acoustic_per_beat,
+                "prompted": (frames.steps < prompts).long(),
+                "learned": learned.nonzero()[:, 0],
             },
             {"frames": frames, "semantic": semantic},
         )

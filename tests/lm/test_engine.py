@@ -1,6 +1,7 @@
 """Every tier computes what the plain transformer does, and a request is not disturbed by the ones beside it."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
-from triptych.lm import native
+from triptych.lm import native, static
 from triptych.lm.blocks import PRECISIONS, NativeMatrix, Precision, rounded
 from triptych.lm.decode import LanguageRule, Row, one, run
-from triptych.lm.engine import Engine, NativeEngine, PrepackedEngine, make_engine
+from triptych.lm.engine import Engine, NativeEngine, PrepackedEngine, StaticEngine, make_engine
 from triptych.lm.sampling import Sampling
+from triptych.lm.static import SHORTEST
 from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig
 
 torch.set_num_threads(1)
@@ -25,7 +28,7 @@ SHAPES = {
     "grouped": TransformerConfig(dim=32, layers=2, heads=4, kv_heads=2, qk_norm=True),
     "odd": TransformerConfig(dim=36, layers=2, heads=3, head_dim=10, hidden=54, rope_stretch=(4.0, 1.0, 4.0, 64.0)),
 }
-TOLERANCE = {"plain": 1e-5, "native": 1e-4, "prepacked": 1e-4}
+TOLERANCE = {"plain": 1e-5, "static": 1e-4, "native": 1e-4, "prepacked": 1e-4}
 
 
 def language_model(shape: str) -> LanguageModel:
@@ -42,6 +45,8 @@ MODELS = {shape: language_model(shape) for shape in SHAPES}
 def engine_of(tier: str, model: LanguageModel, precision: Precision = "fp32") -> Engine:
     if tier == "plain":
         return Engine(model.transformer)
+    if tier == "static":
+        return StaticEngine(model.transformer)
     if tier == "prepacked":
         return PrepackedEngine(model.transformer, precision)
     assert LIBRARY is not None
@@ -57,7 +62,7 @@ def with_rounded_weights(transformer: Transformer, precision: Precision) -> Tran
     return coarser
 
 
-tiers = pytest.mark.parametrize("tier", ["plain", "prepacked", pytest.param("native", marks=needs_native)])
+tiers = pytest.mark.parametrize("tier", ["plain", "static", "prepacked", pytest.param("native", marks=needs_native)])
 
 
 @tiers
@@ -225,6 +230,97 @@ def test_a_job_goes_on_with_its_next_row_in_the_same_slot() -> None:
     for _ in run(LanguageRule(model, Engine(model.transformer)), [job()], 4):
         pass
     assert [len(new) for new in said] == [4, 1, 3]
+
+
+def counting() -> tuple[CompileCounter, StaticEngine]:
+    """The compiled step as on a GPU, but for its backend, which counts."""
+    counter = CompileCounter()
+    compiler: Any = partial(torch.compile, fullgraph=True, dynamic=False, backend=counter)
+    return counter, StaticEngine(MODELS["grouped"].transformer, compiler)
+
+
+def test_a_step_is_compiled_once_a_length_and_a_width_and_says_what_the_plain_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(static, "SHORTEST", 32)
+    model, greedy = MODELS["grouped"], Sampling(temperature=0.0)
+    counter, engine = counting()
+    rule, plain = LanguageRule(model, engine), LanguageRule(model, Engine(model.transformer))
+    seen = []
+    for mix, slots in [
+        ([(3, 9)], 1),  # compiles for every token of it
+        ([(20, 5), (2, 30), (9, 20)], 1),  # other prompts and lengths
+        ([(7, 6), (9, 8)], 2),  # two at once
+        ([(5, 8), (2, 9), (27, 4), (8, 20)], 2),
+        ([(20, 13)], 1),  # longer
+        ([(7, 6)], 1),
+        ([(7, 40), (9, 8)], 2),  # one of each length at once
+    ]:
+        assert decoded(rule, requests(mix, greedy), slots) == decoded(plain, requests(mix, greedy), slots)
+        seen.append(counter.frame_count)
+    assert seen == [1, 1, 2, 2, 3, 3, 3]
+
+
+def test_logits_of_the_compiled_step_are_those_of_the_whole_pass() -> None:
+    model, (counter, engine) = MODELS["grouped"], counting()
+    lengths = [5, 17, 40]
+    x = [torch.randn(n + 4, model.config.dim, generator=torch.Generator().manual_seed(n)) for n in lengths]
+    with torch.inference_mode():
+        caches = [engine.cache(60) for _ in lengths]
+        for n, row, cache in zip(lengths, x, caches, strict=True):
+            engine.read(row[:n], torch.arange(float(n)), [cache] * n)
+        steps = [
+            engine.read(
+                torch.stack([row[n + i] for n, row in zip(lengths, x, strict=True)]),
+                torch.tensor([float(n + i) for n in lengths]),
+                caches,
+            )
+            for i in range(4)
+        ]
+        for number, (n, row) in enumerate(zip(lengths, x, strict=True)):
+            whole = model.logits(model.transformer(row[None])[0, n:])
+            assert torch.allclose(model.logits(torch.stack([step[number] for step in steps])), whole, atol=1e-4)
+    assert counter.frame_count == 1
+
+
+def test_a_request_that_stands_still_or_moves_to_a_wider_buffer_keeps_what_it_read() -> None:
+    model, engine = MODELS["plain"], StaticEngine(MODELS["plain"].transformer)
+    x, positions = torch.randn(12, model.config.dim), torch.arange(12.0)
+    with torch.inference_mode():
+        first = engine.cache(12)
+        found = [engine.read(x[:6], positions[:6], [first] * 6)]
+        others = [engine.cache(12) for _ in range(4)]  # five rows: the buffer grows to eight
+        for i in range(6, 12):
+            engine.read(-x[: len(others)], positions[: len(others)], others)
+            found.append(engine.read(x[i : i + 1], positions[i : i + 1], [first]))
+        assert torch.allclose(torch.cat(found), model.transformer(x[None])[0], atol=1e-4)
+    shelf = engine._shelves[SHORTEST]
+    assert [buffer.width for buffer in shelf.buffers] == [1, 2, 4, 8]
+    del first, others
+    assert not any(place for buffer in shelf.buffers for place in buffer.places())
+    again = engine.cache(12)
+    assert shelf.used == 0 and shelf.buffers[0].places() == [again]
+
+
+@torch._dynamo.config.patch(recompile_limit=1)
+def test_lengths_do_not_share_a_limit_of_compilations() -> None:
+    counter, engine = counting()
+    x = torch.randn(1, MODELS["grouped"].config.dim)
+    with torch.inference_mode():
+        for capacity in (100, 256, 257, 1000):
+            engine.read(x, torch.zeros(1), [engine.cache(capacity)])
+    assert counter.frame_count == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_the_cuda_graph_says_what_the_plain_step_does() -> None:
+    model = copy.deepcopy(MODELS["grouped"]).cuda()
+    made = make_engine(model.transformer, steps=10**9)
+    assert made.tier == "compiled"
+    greedy, mix = Sampling(temperature=0.0), [(7, 30), (9, 40), (20, 12)]
+    plain = decoded(LanguageRule(model, Engine(model.transformer)), requests(mix, greedy), 2)
+    assert decoded(LanguageRule(model, made), requests(mix, greedy), 2) == plain
 
 
 def test_without_a_compiler_another_tier_serves(monkeypatch: pytest.MonkeyPatch) -> None:

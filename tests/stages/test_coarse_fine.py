@@ -1,6 +1,11 @@
-"""The coarse stage in both layouts, and the fine stage."""
+"""The coarse stage in its layouts, and the fine stage."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triptych.lm.decode import one, run
+from triptych.lm.engine import StaticEngine
 from triptych.lm.sampling import Sampling
-from triptych.stages.coarse.generate import generate_coarse
-from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage, Flattening
+from triptych.stages.coarse.generate import AlignedRule, CoarseWork, coarse_rule, generate_coarse
+from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage, Flattening, delay, undelay
 from triptych.stages.fine.generate import generate_fine
 from triptych.stages.fine.sequence import FineConfig, FineStage
 from triptych.stages.span import PromptConfig, Span
@@ -26,8 +33,9 @@ def specs_of(levels: int) -> Specs:
     )
 
 
+ROOT = Path(__file__).parents[2]
 GREEDY = Sampling(temperature=0.0)
-LAYOUTS = ["aligned", "flattened"]
+LAYOUTS = ["aligned", "flattened", "delayed"]
 
 
 def nobody(levels: int = 4) -> Span:
@@ -60,6 +68,16 @@ def test_unflatten_undoes_flatten_and_every_id_is_legal(data, levels, frames):
     legal = flat.legal()
     assert all(legal[i % levels, id] for i, id in enumerate(ids))
     assert int(legal.sum(0).max()) == 1
+
+
+@given(data=st.data(), levels=st.integers(1, 4), frames=st.integers(1, 20), steps=st.integers(0, 2))
+def test_undelay_undoes_delay_and_a_level_comes_its_steps_late(data, levels, frames, steps):
+    row = st.lists(st.integers(0, 15), min_size=frames, max_size=frames)
+    codes = np.array(data.draw(st.lists(row, min_size=levels, max_size=levels)), dtype=np.uint16)
+    late = delay(codes, steps, 16)
+    assert late.shape == (levels, frames + steps * (levels - 1)) and (undelay(late, steps) == codes).all()
+    assert all(late[q, f + q * steps] == codes[q, f] for q in range(levels) for f in range(frames))
+    assert int((late == 16).sum()) == levels * steps * (levels - 1)
 
 
 def test_flattened_positions_keep_a_code_beside_its_semantic_token(specs, shape, speech):
@@ -142,25 +160,79 @@ def test_fine_learns_two_utterances_and_returns_them(fine, speech):
         assert made.tolist() == codes.tolist()
 
 
-def test_cached_aligned_steps_equal_the_training_pass(specs, shape, speech):
-    """Greedy codes are the argmax of the teacher-forced logits on those codes; flattened: see tests/lm."""
-    coarse = coarse_stage("aligned", specs, shape)
+@pytest.mark.parametrize("layout", ["aligned", "delayed"])
+@pytest.mark.parametrize("levels", [2, 3])
+def test_cached_steps_equal_the_training_pass(layout, levels, specs, shape, speech):
+    """Greedy codes are the argmax of the training pass over those codes; flattened: see tests/lm."""
+    stage = coarse_stage(layout, specs, shape)
+    stage = replace(stage, config=replace(stage.config, levels=levels))
     torch.manual_seed(1)
-    model, clip = coarse.model().eval(), speech.clip(2, 0, 20)
-    other = speech.clip(5, 0, 8)
+    model, clip, other = stage.model().eval(), speech.clip(2, 0, 20), speech.clip(5, 0, 8)
+    for parameter in model.parameters():
+        parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)
     prompt = Span(other.semantic, other.codes, other.codes.shape[1])
-    made = generate_coarse(coarse, model, clip.semantic, prompt, GREEDY, torch.Generator())
-    codes = torch.from_numpy(np.concatenate([prompt.codes[:2], made], 1).astype(np.int64))[None]
-    semantic = torch.from_numpy(np.concatenate([prompt.semantic, clip.semantic]).astype(np.int64))[None]
+    made = generate_coarse(stage, model, clip.semantic, prompt, GREEDY, torch.Generator())
+    codes = np.concatenate([prompt.codes[:levels], made], 1)
+    row = Span(np.concatenate([prompt.semantic, clip.semantic]), codes, prompt.prompt)
     with torch.no_grad():
-        before = torch.cat([model.start.expand(1, 1, -1), model.embed(codes)[:, :-1]], 1)
-        flags = (torch.arange(codes.shape[2]) < prompt.prompt).long()[None]
-        hidden = model.step(before, model.encode(semantic), flags)
-        for q in range(2):
-            assert (
-                model.logits(q, hidden, codes.transpose(0, 1))[0, prompt.prompt :].argmax(-1).tolist()
-                == made[q].tolist()
-            )
+        found = model.predictions(stage.collate([row]))
+    assert len(np.unique(made)) > 4
+    for q, level in enumerate(found):
+        assert level.targets.tolist() == made[q].tolist()
+        assert level.logits.argmax(-1).tolist() == made[q].tolist()
+
+
+def test_a_delayed_level_hears_the_level_under_it_and_not_what_comes_after(specs, shape, speech):
+    stage = coarse_stage("delayed", specs, shape)
+    torch.manual_seed(1)
+    model, clip = stage.model().eval(), speech.clip(2, 0, 20)
+    row, at = Span(clip.semantic, clip.codes[:2], 0), 10
+
+    def logits(codes):
+        with torch.no_grad():
+            return [level.logits for level in model.predictions(stage.collate([replace(row, codes=codes)]))]
+
+    def changed(q):
+        codes = row.codes.copy()
+        codes[q, at] = (codes[q, at] + 1) % 16
+        differ = [(new - old).abs().amax(-1) > 0 for new, old in zip(logits(codes), logits(row.codes), strict=True)]
+        return [int(where.nonzero()[0, 0]) for where in differ]
+
+    assert changed(0) == [at + 1, at]
+    assert changed(1) == [at + 2, at + 1]
+
+
+@pytest.mark.parametrize("layout", ["aligned", "delayed"])
+def test_the_step_of_a_gpu_makes_the_same_codes(layout, specs, shape, speech):
+    stage = coarse_stage(layout, specs, shape)
+    torch.manual_seed(1)
+    model, clips = stage.model().eval(), [speech.clip(2, 0, 20), speech.clip(3, 0, 12), speech.clip(4, 0, 16)]
+    rule = AlignedRule(model, StaticEngine(model.transformer))
+    nothing = np.zeros((2, 0), np.uint16)
+    works = [
+        CoarseWork(stage, nobody(2), GREEDY, torch.Generator(), nothing, semantic=clip.semantic, ended=True)
+        for clip in clips
+    ]
+    for _ in run(rule, [work.job(rule) for work in works], slots=2):
+        pass
+    for work, clip in zip(works, clips, strict=True):
+        alone = generate_coarse(stage, model, clip.semantic, nobody(2), GREEDY, torch.Generator())
+        assert work.made.tolist() == alone.tolist()
+
+
+def test_without_the_voice_a_delayed_row_begins_with_no_code_of_it(specs, shape, speech):
+    """Guidance: the second place of a row is what a row without a prompt would be."""
+    stage = coarse_stage("delayed", specs, shape)
+    torch.manual_seed(1)
+    model, clip, other = stage.model().eval(), speech.clip(2, 0, 20), speech.clip(5, 0, 8)
+    frames, levels = clip.codes.shape[1], 2
+    span = Span(np.concatenate([other.semantic, clip.semantic]), other.codes[:levels], other.codes.shape[1])
+    rule = coarse_rule(model)
+    row = rule.row(span, frames, Sampling(temperature=0.0, guidance=0.0), torch.Generator())
+    for _ in run(rule, [one(row)]):
+        pass
+    made = generate_coarse(stage, model, clip.semantic, nobody(), GREEDY, torch.Generator())
+    assert rule.codes(row).tolist() == made.tolist()
 
 
 def test_long_speech_is_made_in_windows_and_keeps_what_is_made(coarse, fine, speech):
@@ -196,3 +268,23 @@ def test_windows_cover_every_beat_once(total, longest, data):
     found = windows(total, longest, tail, made)
     assert [beat for w in found for beat in range(w.start, w.stop)] == list(range(made, total))
     assert all(w.stop - w.context <= longest and 0 <= w.start - w.context <= tail for w in found)
+
+
+@pytest.mark.slow
+def test_the_layouts_are_compared_on_the_same_rows(random_shards, tmp_path):
+    """benchmarks/coarse_layouts.py runs to its end; at this size its figures mean nothing."""
+    rng = np.random.default_rng(1)
+    specs = replace(specs_of(3), text=TokenizerSpec("text", "letters", 10, fingerprint="t"))
+    folder = random_shards(tmp_path / "shards", specs, speech_of=lambda text: rng.integers(0, 20, 260))
+    line = [sys.executable, ROOT / "benchmarks" / "coarse_layouts.py", folder, "-o", tmp_path / "out"]
+    sizes = {"steps": 2, "seconds": 12, "dim": 32, "layers": 1, "heads": 2, "clips": 2, "made": 2}
+    line += [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # the second time nothing is trained
+        done = subprocess.run(line, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "layouts.json").read_text())
+    assert {found[layout]["utterances"] for layout in LAYOUTS} == {4}
+    assert len({found[layout]["frames"] for layout in LAYOUTS}) == 1
+    assert all(sum(found[layout]["nats"]) == pytest.approx(3 * np.log(16), rel=0.1) for layout in LAYOUTS)
+    assert all(done.stdout.count(f"| {layout} |") == 1 for layout in LAYOUTS)

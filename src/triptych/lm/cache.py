@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from triptych.lm.transformer import TransformerConfig
 
 
-class Cache:
-    """Keys and values of every layer, [layers, B, kv_heads, capacity, head_dim] each."""
+Layers = list[tuple[Tensor, Tensor]]
+"""keys and values of each layer, [B, kv_heads, capacity, head_dim] both"""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys = keys
-        self.values = values
+
+class Cache:
+    """Keys and values of every layer."""
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
         self.filled = 0
         """steps written; the position on the sequence axis where the next one goes"""
-        self.positions = torch.zeros(keys.shape[1], self.capacity, device=keys.device)
+        self.positions = torch.zeros(self.batch, self.capacity, device=self.device)
         """[B, capacity] positions of the keys; written only for ALiBi"""
-        self._layers = list(zip(keys.unbind(0), values.unbind(0), strict=True))
-        self.addresses = keys.data_ptr(), values.data_ptr()
+        self.addresses = layers[0][0].data_ptr(), layers[0][1].data_ptr()
+        """of all layers, one behind the other, where `make` made them"""
 
     @classmethod
     def make(
@@ -40,15 +43,19 @@ class Cache:
         """An empty cache for `capacity` steps of `batch` rows."""
         shape = (config.layers, batch, config.num_kv_heads, capacity, config.head_size)
         keys, values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(keys, values)
+        return cls(list(zip(keys.unbind(0), values.unbind(0), strict=True)))
 
     @property
     def batch(self) -> int:
-        return self.keys.shape[1]
+        return self.layers[0][0].shape[0]
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.layers[0][0].shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        return self.layers[0][0].device
 
     def reserve(self, steps: int) -> None:
         """Makes sure that `steps` more fit.
@@ -64,7 +71,7 @@ class Cache:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes one layer's new steps [B, kv_heads, S, head_dim]; returns all so far [B, kv_heads, filled + S, …]."""
-        all_keys, all_values = self._layers[layer]
+        all_keys, all_values = self.layers[layer]
         steps = keys.shape[2]
         all_keys.narrow(2, self.filled, steps).copy_(keys)
         all_values.narrow(2, self.filled, steps).copy_(values)
@@ -83,4 +90,4 @@ class Cache:
         if steps == 1 or self.filled == 0:
             return None
         length = self.filled + steps
-        return torch.ones(steps, length, dtype=torch.bool, device=self.keys.device).tril(self.filled)[None, None]
+        return torch.ones(steps, length, dtype=torch.bool, device=self.device).tril(self.filled)[None, None]

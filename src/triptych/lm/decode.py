@@ -86,6 +86,7 @@ def run(rule: Rule[R], jobs: Iterable[Job], slots: int = 1) -> Iterator[None]:
 
 def _done(job: Job, row: R, spare: list[Cache]) -> R | None:
     spare += row.caches
+    row.caches = []
     try:
         after: R = job.send(row)
         return after

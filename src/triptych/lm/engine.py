@@ -1,8 +1,10 @@
-"""The autoregressive step, as fast as this machine can: the same transformer on packed weights, in one of three tiers.
+"""The autoregressive step, as fast as this machine can: the same transformer, in one of five tiers.
 
-    native      one call of native.cpp for all layers: weights are read once, at the speed of memory
-    prepacked   torch's own products, with weights laid out for them beforehand (oneDNN)
-    plain       the module itself, with whatever weights it has at the moment: in training, on a GPU, with ALiBi
+    native      CPU: one call of native.cpp for all layers: weights are read once, at the speed of memory
+    prepacked   CPU: torch's own products, with weights laid out for them beforehand (oneDNN)
+    compiled    GPU: a CUDA graph of one step of all requests of a length, compiled once a length and a number of rows
+    static      GPU: the same step as torch runs it, where the work is too short to pay for compiling
+    plain       the module itself, with whatever weights it has at the moment: in training, with ALiBi, anywhere else
 
 Tokens of one prompt (prefill) and tokens of many requests (a batch) go through the same door: token r belongs to
 `caches[r]`. Invariant: all tiers compute the logits of the plain transformer with weights rounded to `precision`; the
@@ -11,6 +13,7 @@ native tier gives a token the same bits whatever stands beside it. Knows no ids 
 
 import copy
 import ctypes
+import importlib.util
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -22,6 +25,7 @@ from torch.nn import functional as F
 from triptych.lm import native
 from triptych.lm.blocks import PRECISIONS, Arena, NativeMatrix, Precision, bytes_of, round_rows, rounded
 from triptych.lm.cache import Cache
+from triptych.lm.static import Place, Shelf, Step, bucket
 from triptych.lm.transformer import Transformer
 
 Product = Callable[[Tensor], Tensor]
@@ -29,6 +33,8 @@ Product = Callable[[Tensor], Tensor]
 
 SAVED = 1 / 25e9
 """seconds a byte and step that the native tier saves, about; at least 0.2 ms a step"""
+COMPILE_STEPS = 4000
+"""for which a GPU's step is compiled: a guess, at a minute of compiling and some 15 ms that a token spares"""
 
 
 class Engine:
@@ -64,6 +70,45 @@ class Engine:
             out.append(self.transformer(x[None, some], positions=positions[None, some], cache=cache)[0])
             first += count
         return torch.cat(out)
+
+
+class StaticEngine(Engine):
+    """One step for all requests of a length, through buffers of fixed sizes; prompts are read by the module itself."""
+
+    def __init__(self, transformer: Transformer, compiler: Callable[[Step], Step] | None = None) -> None:
+        super().__init__(transformer)
+        assert not self.shape.alibi
+        transformer._rates = transformer._rates.to(self.device)  # moved within the step, it would compile it again
+        self.tier = "compiled" if compiler else "static"
+        self._compiler = compiler or (lambda step: step)
+        self._shelves: dict[int, Shelf] = {}
+
+    def cache(self, capacity: int) -> Cache:
+        length = bucket(capacity)
+        if length not in self._shelves:
+            self._shelves[length] = Shelf(self.transformer, length, self._compiler)
+        return Place(self._shelves[length])
+
+    def read(self, x: Tensor, positions: Tensor, caches: Sequence[Cache]) -> Tensor:
+        if len({id(cache) for cache in caches}) < len(caches):
+            return super().read(x, positions, caches)
+        of_buffer = dict[Any, list[int]]()
+        for number, cache in enumerate(caches):
+            of_buffer.setdefault(cache.buffer, []).append(number)  # type: ignore[attr-defined]
+        if len(of_buffer) == 1:
+            (buffer,) = of_buffer
+            only: Tensor = buffer.read(x, positions, caches)
+            return only
+        out = torch.empty_like(x)
+        for buffer, numbers in of_buffer.items():
+            out[numbers] = buffer.read(x[numbers], positions[numbers], [caches[number] for number in numbers])
+        return out
+
+
+def cuda_graph(step: Step) -> Step:
+    """The step as a CUDA graph; see `StaticEngine`."""
+    compiled: Step = torch.compile(step, fullgraph=True, dynamic=False, mode="reduce-overhead")
+    return compiled
 
 
 class PrepackedEngine(Engine):
@@ -181,6 +226,8 @@ def make_engine(transformer: Transformer, precision: Precision = "fp32", steps: 
     if precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
     weight = transformer.norm.weight
+    if weight.is_cuda and not transformer.config.alibi and precision == "fp32":
+        return StaticEngine(transformer, cuda_graph if steps > COMPILE_STEPS and _has_triton() else None)
     if weight.device.type != "cpu" or transformer.config.alibi or weight.dtype != torch.float32:
         if precision != "fp32":
             raise ValueError(f"precision={precision}: on a CPU, for stages with rotary positions; leave it out here")
@@ -200,3 +247,7 @@ def make_engine(transformer: Transformer, precision: Precision = "fp32", steps: 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:
     return [part for part in module.modules() if isinstance(part, nn.Linear)]
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

@@ -45,12 +45,15 @@ def choose(logits: Tensor, legal: Tensor, sampling: Sampling, generator: torch.G
 
     Args:
         legal: bool [V] or [B, V], with at least one True a row.
-        generator: on the device of the logits; greedy choice leaves it alone.
+        generator: on any device: the draw is made on its own; greedy choice leaves it alone.
     """
     # Legal ids stay finite, so that rows whose legal logits are all -inf still have somewhere to go.
-    scores = torch.nan_to_num(logits.float(), nan=-1e30, posinf=1e30, neginf=-1e30).masked_fill(~legal, -torch.inf)
+    scores = torch.nan_to_num(logits.float(), nan=-1e30, posinf=1e30, neginf=-1e30).masked_fill(
+        ~legal.to(logits.device), -torch.inf
+    )
     if sampling.greedy:
         return scores.argmax(-1)
+    scores = scores.to(generator.device)
     ids: Tensor | None = None
     if sampling.top_k and sampling.top_k < scores.shape[-1]:
         scores, ids = scores.topk(sampling.top_k, dim=-1)
