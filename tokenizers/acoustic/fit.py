@@ -83,7 +83,8 @@ def fit_acoustic(
     Args:
         clips, held_out: prepared recordings at `config.sample_rate`; the second ones are only listened to.
     Raises:
-        ValueError: the folder exists, the clips have another rate, or there are none.
+        ValueError: the folder exists, the clips have another rate, or there are none; `decoder_share` without
+            `decoder_of`.
         TrainingError: the loss is not a number.
     """
     refuse_existing(folder)
@@ -91,6 +92,8 @@ def fit_acoustic(
         raise ValueError("there are no clips to train a codec on: is the manifest's split right?")
     if clips.sample_rate != config.sample_rate:
         raise ValueError(f"clips of {clips.sample_rate} Hz for a codec of {config.sample_rate} Hz: set sample_rate")
+    if config.decoder_share < 1 and not config.decoder_of:
+        raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
     with ranks(config.training.device):
         torch.manual_seed(config.training.seed)
         model = DecoderTrainee(config, config.decoder_of) if config.decoder_of else CodecTrainee(config)

@@ -1,8 +1,9 @@
 """What a user can say about the training of a codec. Knows no tensor."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from triptych.tokenizers.precision import Dtype
@@ -48,6 +49,9 @@ class CodecFitConfig:
 
     decoder_of: str | None = None
     """a codec (folder or hub id) whose decoder alone is trained on: its codes, and all that was made of them, stay"""
+    decoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """with `decoder_of`: of the trained decoder in the weights that are saved; the rest is the one that it began with
+    (WiSE-FT, Wortsman et al. 2022). It keeps what a discriminator gains, without the words that it costs"""
     training: TrainingConfig = TrainingConfig(
         max_steps=20_000, learning_rate=5e-4, final_ratio=0.02, betas=(0.8, 0.99), weight_decay=0.01, warmup_steps=200
     )

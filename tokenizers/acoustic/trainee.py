@@ -158,7 +158,7 @@ class DecoderTrainee(nn.Module):
 
     def __init__(self, config: CodecFitConfig, source: str) -> None:
         super().__init__()
-        codec = AcousticTokenizer.load(source)
+        self.source, codec = source, AcousticTokenizer.load(source)
         spec = codec.spec
         if spec.name != "encodec":
             raise ValueError(f"decoder_of={source} is of the family {spec.name}: only an EnCodec's decoder is trained")
@@ -209,8 +209,13 @@ class DecoderTrainee(nn.Module):
         sound: Tensor = (self.decode if self.training else self.model.decoder)(total)[:, 0].float()
         return sound, torch.stack(every)
 
+    @torch.no_grad()
     def export(self) -> Any:
-        """The EncodecModel, rounded to float16's precision."""
+        """The EncodecModel, rounded to float16's precision; its decoder went `decoder_share` of its way."""
+        if self.config.decoder_share < 1:
+            began = AcousticTokenizer.load(self.source).model.decoder.state_dict()
+            for name, weight in self.model.decoder.state_dict().items():
+                weight.copy_(torch.lerp(began[name].to(weight), weight, self.config.decoder_share))
         return self.model.half()
 
 

@@ -137,6 +137,12 @@ def test_a_decoder_learns_on_under_the_same_codes(tmp_path):
     assert not np.allclose(second.decode(codes), first.decode(codes))
     with pytest.raises(ValueError, match="hop"):
         fit_acoustic(Noise(), Noise(), tmp_path / "other", replace(further, ratios=(3, 4, 5, 4)))
+    third = fit_acoustic(Noise(), Noise(), tmp_path / "between", replace(further, decoder_share=0.25))
+    ends = [codec.model.decoder.state_dict() for codec in (first, second)]
+    for name, weight in third.model.decoder.state_dict().items():
+        torch.testing.assert_close(weight, torch.lerp(ends[0][name], ends[1][name], 0.25), rtol=2e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="decoder_share is for decoder_of"):
+        fit_acoustic(Noise(), Noise(), tmp_path / "other", replace(TINY, decoder_share=0.5))
 
 
 def test_codebooks_start_from_real_vectors_and_are_used():
