@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from triptych.evaluation.recogniser import TransformersRecogniser, load_recogniser
+from triptych.evaluation.recogniser import NO_REPEAT, TransformersRecogniser, load_recogniser, loops, prepared
 
 SPECIAL = (
     "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
@@ -69,6 +69,28 @@ def test_waveforms_heard_side_by_side_have_the_words_of_each_alone(
     assert list(ear.hear_all([sounds[0], long, sounds[1]], 8000))[1:] == [("31 s alone", None), (alone[1], None)]
     ear.pipeline.tokenizer.pad_token = None  # one that cannot be padded
     assert next(ear.hear_all(sounds, 8000)) == ("1 s alone", None)
+
+
+def test_a_loop_is_heard_again_without_repetition(whisper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ear, rng = TransformersRecogniser(str(whisper)), np.random.default_rng(1)
+    noise = prepared(0.1 * rng.normal(size=8000).astype(np.float32), 8000)
+    (said,) = ear._ask([noise], False, no_repeat_ngram_size=NO_REPEAT)
+    runs = [said[place : place + NO_REPEAT] for place in range(len(said) - NO_REPEAT + 1)]  # a letter is a token here
+    assert len(runs) > 3 and len(set(runs)) == len(runs)
+    loop, asked = "a male path re" + "-e" * 90, list[tuple[int, dict[str, int]]]()
+
+    def ask(sounds: list[object], long: bool, **more: int) -> list[str]:
+        asked.append((len(sounds), more))
+        return ["a narrow path"] if more else ["one", loop, "three"]
+
+    monkeypatch.setattr(ear, "_ask", ask)
+    assert [text for text, _ in ear.hear_all([np.zeros(800, np.float32)] * 3, 8000)] == [
+        "one",
+        "a narrow path",
+        "three",
+    ]
+    assert asked == [(3, {}), (1, {"no_repeat_ngram_size": NO_REPEAT})]
+    assert not loops("A narrow path leads from the village down to the lake, and on to the next village.")
 
 
 def test_a_damaged_folder_is_one_line(whisper: Path) -> None:

@@ -7,6 +7,7 @@ Knows no texts that should be heard.
 """
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,10 @@ SAMPLE_RATE = 16_000
 """Hz, that every ear here hears at"""
 WINDOW_SECONDS = 30.0
 """what Whisper hears at once"""
+LOOP = 2.4
+"""bytes a byte of what zlib leaves of a transcript: above it Whisper has run into a loop (Radford et al. 2022, section
+4.5) and would write hundreds of words that nobody said; it is asked again, and may say no three tokens twice"""
+NO_REPEAT = 3
 
 
 class Recogniser(Protocol):
@@ -98,13 +103,22 @@ class TransformersRecogniser:
 
     def _written(self, waveforms: Sequence[Waveform], sample_rate: int, long: bool = False) -> list[str]:
         """What Whisper writes, all at once; `long`: one waveform, window by window."""
-        found = self.pipeline(
-            [prepared(one, sample_rate) for one in waveforms],
-            batch_size=len(waveforms),
-            return_timestamps=long,
-            generate_kwargs={**self.language, "num_beams": 1},
-        )
+        sounds = [prepared(one, sample_rate) for one in waveforms]
+        written = self._ask([dict(sound) for sound in sounds], long)
+        for place in [place for place, text in enumerate(written) if loops(text)]:
+            (written[place],) = self._ask([sounds[place]], long, no_repeat_ngram_size=NO_REPEAT)
+        return written
+
+    def _ask(self, sounds: list[dict[str, Any]], long: bool, **more: Any) -> list[str]:
+        how = {**self.language, "num_beams": 1, **more}
+        found = self.pipeline(sounds, batch_size=len(sounds), return_timestamps=long, generate_kwargs=how)
         return [str(one["text"]).strip() for one in found]
+
+
+def loops(text: str) -> bool:
+    """Whether a transcript is a loop, by Whisper's own measure."""
+    said = text.encode()
+    return len(said) / len(zlib.compress(said)) > LOOP
 
 
 def prepared(waveform: Waveform, sample_rate: int) -> dict[str, Any]:
@@ -126,8 +140,10 @@ class FasterWhisper:
 
     def hear_surely(self, waveform: Waveform, sample_rate: int) -> tuple[str, float | None]:
         sound = resample(waveform, sample_rate, SAMPLE_RATE)
-        found, _ = self.model.transcribe(sound, language="en", temperature=0.0, condition_on_previous_text=False)
-        parts = list(found)
+        how = {"language": "en", "temperature": 0.0, "condition_on_previous_text": False}
+        parts = list(self.model.transcribe(sound, **how)[0])
+        if any(part.compression_ratio > LOOP for part in parts):
+            parts = list(self.model.transcribe(sound, **how, no_repeat_ngram_size=NO_REPEAT)[0])
         counts = [len(part.tokens) for part in parts]
         sure = sum(n * part.avg_logprob for n, part in zip(counts, parts, strict=True)) / max(1, sum(counts))
         return " ".join(part.text.strip() for part in parts), float(sure) if sum(counts) else None
