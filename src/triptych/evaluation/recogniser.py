@@ -105,6 +105,8 @@ class TransformersRecogniser:
         """What Whisper writes, all at once; `long`: one waveform, window by window."""
         sounds = [prepared(one, sample_rate) for one in waveforms]
         written = self._ask([dict(sound) for sound in sounds], long)
+        if long:  # pages of prose shrink as loops do
+            return written
         for place in [place for place, text in enumerate(written) if loops(text)]:
             (written[place],) = self._ask([sounds[place]], long, no_repeat_ngram_size=NO_REPEAT)
         return written
