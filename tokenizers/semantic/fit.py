@@ -3,6 +3,7 @@
     clips --shuffled--> encoder features --standardise--> buffers of frames, shuffled --> MiniBatchKMeans
           several processes      one consumer, in order      after each: semantic.run/
           last pass: usage; centroids that no frame is nearest to are moved
+    start: a tokenizer; the centroids begin as the means of the frames that it gives each id, in place of k-means++
 
 A fit that was killed goes on from there, bit for bit. The folder that comes out is whole: encoder, centroids, record.
 Knows no text.
@@ -15,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from triptych.tokenizers.clips import Clips
@@ -45,6 +47,9 @@ class SemanticFitConfig:
     """hidden_states[k]: 0 enters the first block, k leaves block k"""
     clusters: int = 512
     """entries of the alphabet"""
+    start: str | None = None
+    """a semantic tokenizer (folder) whose ids the new ones take over where they mean the same, so that stages that were
+    trained on the one go on from there on the other; it has as many ids, and the same rate"""
     standardise: bool = True
     """features to zero mean and unit variance over each clip: takes most of the speaker out"""
     window_seconds: float = Windows.seconds
@@ -71,8 +76,10 @@ class SemanticFitConfig:
     """where the encoder runs: cpu or cuda"""
 
 
-FREE_KEYS = ("encoder", "memory_gb", "workers", "device")
-"""may change when a fit is resumed; the encoder is known by its weights"""
+PLACES = ("encoder", "start")
+"""folders; known by what lies in them"""
+FREE_KEYS = (*PLACES, "memory_gb", "workers", "device")
+"""may change when a fit is resumed"""
 
 
 @record(frozen=True)
@@ -123,6 +130,8 @@ def fit_semantic(
     run = MeansRun(folder.with_name(folder.name + ".run"), run_fingerprint(config, encoder, clips, chosen))
     means = StreamMeans(config.clusters, config.batch_frames, config.seed)
     position = run.resume(means) if resume else run.begin()
+    if config.start and position.clips == 0:
+        means.begin_at(*means_by_id(heard, chosen, starting(config, encoder), progress))
     position = stream_means(means, heard, chosen, config, run, position, progress)
     centroids, survey, moved = settle(heard, chosen, means.centroids, progress)
     tokenizer = SemanticTokenizer(
@@ -130,7 +139,8 @@ def fit_semantic(
     )
     report = report_of(survey, position, moved)
     tokenizer.save(folder)
-    said = {**asdict(config), "encoder": Path(config.encoder).name}  # a path of this machine is nobody else's business
+    named = {key: Path(value).name for key in PLACES if (value := getattr(config, key))}  # a path is nobody's business
+    said = {**asdict(config), **named}
     write_json(folder / "report.json", {**asdict(report), "config": said})
     run.remove()
     return report
@@ -149,6 +159,43 @@ def open_encoder(config: SemanticFitConfig) -> Encoder:
         kind = Fairseq2Encoder
     windows = Windows(config.window_seconds, config.overlap_seconds)
     return kind.load(config.encoder, config.layer, device=config.device, windows=windows, dtype=config.dtype)
+
+
+def starting(config: SemanticFitConfig, encoder: Encoder) -> SemanticTokenizer:
+    """The tokenizer whose ids a fit takes over.
+
+    Raises:
+        ValueError: there is none, or it has another rate or number of ids; one line.
+    """
+    assert config.start is not None
+    found = SemanticTokenizer.load(Path(config.start))
+    if found.spec.size != config.clusters or found.spec.hop != encoder.hop:
+        raise ValueError(
+            f"start: {config.start} has {found.spec.size} ids, one every {found.spec.hop} samples; this fit "
+            f"{config.clusters}, every {encoder.hop}: choose one of the same rate, and clusters={found.spec.size}"
+        )
+    return found
+
+
+FAR = 1e4
+"""where centroids begin that no frame speaks for: nowhere near, so that they are dead, and are moved"""
+
+
+def means_by_id(
+    heard: Heard, chosen: list[int], other: SemanticTokenizer, progress: Progress | None
+) -> tuple[Frames, NDArray[np.int64]]:
+    """[K, D] mean of the features of the frames that `other` gives each id, and how many they are."""
+    clips = heard.features.clips
+    counts = np.zeros(other.spec.size, dtype=np.int64)
+    sums = np.zeros((other.spec.size, heard.features.encoder.dim))
+    for done, (index, frames) in enumerate(zip(chosen, heard(chosen), strict=True), 1):
+        ids = other.encode([clips.waveform(index)], clips.sample_rate)[0].astype(np.int64)
+        np.add.at(sums, ids, frames)
+        counts += np.bincount(ids, minlength=len(counts))
+        if progress:
+            progress("starting where another tokenizer is", done, len(chosen))
+    means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], FAR)
+    return means.astype(np.float32), counts
 
 
 def stream_means(
@@ -210,4 +257,5 @@ def run_fingerprint(config: SemanticFitConfig, encoder: Encoder, clips: Clips, c
     """Over all that decides where a fit leads."""
     kept = {key: value for key, value in asdict(config).items() if key not in FREE_KEYS}
     weights = weights_digest(encoder.model.state_dict())
-    return fingerprint_of({"config": kept, "weights": weights, "clips": [clips.name(i) for i in chosen]})
+    began = {"start": starting(config, encoder).spec.fingerprint} if config.start else {}
+    return fingerprint_of({"config": kept, "weights": weights, "clips": [clips.name(i) for i in chosen], **began})

@@ -4,11 +4,14 @@
                                                 │            └ block `ctc_layer` ──▶ CTC [B, T * ctc_steps, classes + 1]
                                        block `token_layer` ──▶ standardised over the clip ─┐
     clean   ──the same encoder, nothing masked, no gradient──▶ standardised over the clip ─┴▶ 1 - correlation
+                                       block `token_layer` ──▶ standardised ──distances to centroids──▶ tokens [B, T, K]
 
 HuBERT (Hsu et al. 2021) with clusters of MFCCs first; CTC (Graves et al. 2006) makes the features know phonemes. The
-hooks work on any of transformers' encoders, so that what is saved is the bare encoder. The last line is why tokens stay
-the same under noise or another voice: k-means sees exactly those standardised features, and since their variance is
-fixed, they cannot agree by becoming nothing. Knows no clips and no files.
+hooks work on any of transformers' encoders, so that what is saved is the bare encoder. The invariance is why tokens
+stay the same under noise or another voice: k-means sees exactly those standardised features, and since their variance
+is fixed, they cannot agree by becoming nothing. The last line goes on from a tokenizer that is there: it clears the
+borders between its cells (Gat et al. 2023, "Augmentation invariant discrete representation"). Knows no clips and no
+files.
 """
 
 from collections.abc import Mapping
@@ -41,14 +44,38 @@ class LossWeights:
     """of 1 - the correlation between the features of a changed clip and those of the clean one"""
     token_layer: int | None = None
     """hidden_states[k] whose features are held together; none: the last"""
+    tokens: float = 0.0
+    """of the cross-entropy of tokens by distance"""
+    temperature: float = 8.0
+    """squared distance, a unit of logit"""
 
 
 class MaskedPrediction(nn.Module):
     """The encoder with what it needs only while it learns: a mask vector and two heads."""
 
-    def __init__(self, architecture: Architecture, weights: LossWeights, clusters: int, text_classes: int) -> None:
-        """`text_classes` 0 leaves CTC away; the blank is the class after the last."""
+    centroids: Tensor | None
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: LossWeights,
+        clusters: int,
+        text_classes: int,
+        centroids: Tensor | None = None,
+    ) -> None:
+        """`text_classes` 0 leaves CTC away; the blank is the class after the last. `centroids` [K, D]: of the targets,
+        where `weights.tokens` holds features to them.
+
+        Raises:
+            ValueError: the centroids do not have the width of the encoder's features.
+        """
         super().__init__()
+        if centroids is not None and centroids.shape[1] != architecture.dim:
+            raise ValueError(
+                f"targets_from: its centroids have {centroids.shape[1]} numbers, the encoder's features "
+                f"{architecture.dim}: give a tokenizer of an encoder of this width"
+            )
+        self.register_buffer("centroids", centroids)
         self.weights = weights
         self.blank = text_classes
         self.encoder = build_encoder(architecture)
@@ -122,7 +149,24 @@ class MaskedPrediction(nn.Module):
             apart = self.invariance_loss(hidden[self.token_layer], batch)
             metrics["invariance_loss"] = apart.detach()
             loss = loss + self.weights.invariance * apart
+        if self.centroids is not None:
+            near = self.token_logits(hidden[self.token_layer], valid)
+            wrong = nn.functional.cross_entropy(near.transpose(1, 2), targets, reduction="none")
+            seen = visible.sum().clamp(min=1)
+            token_loss = (wrong * visible).sum() / seen
+            metrics["token_loss"] = token_loss.detach()
+            metrics["token_accuracy"] = ((near.argmax(dim=-1) == targets) & visible).sum() / seen
+            loss = loss + self.weights.tokens * token_loss
         return loss, {**metrics, "targets": float(valid.sum())}
+
+    def token_logits(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        """[B, T, K]: minus the squared distances of the features, as tokens are made of them, to the centroids; what
+        is the same for all of a frame is left out."""
+        assert self.centroids is not None
+        with torch.autocast(hidden.device.type, enabled=False):  # differences of large numbers
+            features = over_clip(hidden, valid)
+            near = 2 * features @ self.centroids.T - self.centroids.square().sum(dim=1)
+        return near / self.weights.temperature
 
     def invariance_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Mean over the visible frames and the features of half the squared distance to the clean view's, both

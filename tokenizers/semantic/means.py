@@ -47,6 +47,12 @@ class StreamMeans:
         """[K, D]"""
         return np.asarray(self._means.cluster_centers_, dtype=np.float32)
 
+    def begin_at(self, centroids: Frames, counts: NDArray[np.int64]) -> None:
+        """Starts from centroids [K, D] that are the means of `counts` [K] frames each, in place of k-means++."""
+        self._means.set_params(init=centroids).partial_fit(centroids)
+        self._means.cluster_centers_ = centroids.copy()
+        self._means._counts = counts.astype(self._means._counts.dtype)
+
     def step(self, frames: Frames) -> Step:
         """One pass over a buffer [R, D], in an order of its own.
 

@@ -6,7 +6,8 @@ with CTC beside it where text is, and features that stay the same under changes 
                  │                              │   └──▶ block `token_layer` ─┐ 1 - correlation
                  ├── as they are ───────────────┘        of the clean view  ──┘
                  ├── MFCCs (or an earlier encoder's features) ──k-means──▶ ids
-                 └── random matrix ──nearest random vector──▶ ids, the alternative
+                 ├── random matrix ──nearest random vector──▶ ids, the alternative
+                 └── a tokenizer ──▶ ids and centroids, to which block `token_layer` can be held
 
 `encoder_folder.py` writes the result, an ordinary transformers folder with the run folder in it. Knows no language
 model.
@@ -50,14 +51,15 @@ class EncoderFitConfig:
     """family and sizes"""
     init: str | None = None
     """an encoder (folder) of the same architecture whose weights are the start; none: random ones"""
-    targets: Literal["kmeans", "best-rq"] = "kmeans"
-    """what masked frames are predicted as: clusters, or nearest vectors of a random projection, which fits nothing"""
+    targets: Literal["kmeans", "best-rq", "tokens"] = "kmeans"
+    """what frames are predicted as: clusters, nearest vectors of a random projection, which fits nothing, or tokens"""
     clusters: int = 128
-    """ids of those targets; BEST-RQ was published with 8192"""
+    """ids of those targets; BEST-RQ was published with 8192; not for tokens, who have their own"""
     projection_dim: int = 16
     """numbers that the random projection keeps of a frame; best-rq alone"""
     targets_from: str | None = None
-    """an earlier encoder (folder or hub id) whose features are clustered; none: MFCCs; kmeans alone"""
+    """an earlier encoder (folder or hub id) whose features are clustered; none: MFCCs. For tokens: the folder of a
+    semantic tokenizer"""
     targets_layer: int = 3
     """hidden_states[k] of that encoder"""
     mask_start: float = 0.08
@@ -80,6 +82,11 @@ class EncoderFitConfig:
     """of holding the features of the changed clip to those of the clean one; costs a forward pass more"""
     token_layer: int | None = None
     """hidden_states[k] that is held, the one that will be clustered to tokens; none: the last"""
+    token_weight: float = 0.0
+    """of telling the clean clip's token from the distances of the changed clip's features to the centroids, with
+    targets=tokens: the tokens stay what they are, and borders between them are cleared"""
+    token_temperature: float = 8.0
+    """squared distance, a unit of logit, of that"""
     augment: AugmentConfig = AugmentConfig()
     """how the input is changed while the targets stay clean"""
     frames_per_batch: int = 1500
@@ -123,7 +130,8 @@ def fit_encoder(
         run.log(0, "data", summary(material.shelf, config.ctc_steps))
         torch.manual_seed(seed)
         names = list(classes.names) if classes else []
-        model = MaskedPrediction(config.architecture, loss_weights(config), material.clusters, len(names))
+        centroids = torch.from_numpy(material.targets.centroids) if config.token_weight else None
+        model = MaskedPrediction(config.architecture, loss_weights(config), material.clusters, len(names), centroids)
         if config.init and not resume:
             start_from(model, config.init, classes)
         buckets = Buckets(material.shelf.frames, config.frames_per_batch, seed)
@@ -157,6 +165,10 @@ def _refuse(clips: Clips, folder: Path, config: EncoderFitConfig, resume: bool) 
             raise ValueError(f"{name} = {layer}: the encoder has layers 1 to {layers}")
     if config.targets == "best-rq" and config.targets_from:
         raise ValueError("targets_from is for targets=kmeans: a random projection learns from no encoder; leave it out")
+    if config.targets == "tokens" and not config.targets_from:
+        raise ValueError("targets=tokens asks for a semantic tokenizer: add targets_from=FOLDER")
+    if config.token_weight and config.targets != "tokens":
+        raise ValueError("token_weight asks for a tokenizer's centroids: add targets=tokens targets_from=FOLDER")
     if (folder / "run" / "latest").exists() != resume:
         raise ValueError(
             f"{folder} holds no run that could be resumed"
@@ -184,6 +196,8 @@ def loss_weights(config: EncoderFitConfig) -> LossWeights:
         ctc_steps=config.ctc_steps,
         invariance=config.invariance_weight,
         token_layer=config.token_layer,
+        tokens=config.token_weight,
+        temperature=config.token_temperature,
     )
 
 

@@ -2,6 +2,7 @@
 
     k-means, first time   MFCCs of the log-mels, 13 and two differences, averaged over the frame
     k-means, later        features of an encoder trained before, standardised over the clip (HuBERT's iterations)
+    tokens                what a semantic tokenizer says; its centroids are kept too, and nothing is fitted
     BEST-RQ               normalised filterbanks @ a random matrix, to unit length ──▶ nearest of random unit vectors
 
     run/targets.safetensors    ids of every clip, the centroids (and the matrix), and what they were made of
@@ -25,7 +26,7 @@ from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.pretrain_data import Shelf
-from triptych.tokenizers.semantic.tokenizer import standardised, to_rate
+from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, standardised, to_rate
 from triptych.training.files import atomic_file, fingerprint_of
 
 FILE = "targets.safetensors"
@@ -41,11 +42,11 @@ Ids = list[NDArray[np.int64]]
 class Recipe:
     """How ids are made; two equal recipes over the same clips give the same ids."""
 
-    kind: Literal["kmeans", "best-rq"]
+    kind: Literal["kmeans", "best-rq", "tokens"]
     clusters: int
     seed: int
     source: str | None
-    """folder or hub id of an earlier encoder, for k-means; none: MFCCs"""
+    """folder or hub id of an earlier encoder, for k-means; none: MFCCs. For tokens: the folder of the tokenizer"""
     layer: int
     """hidden_states[k] of that encoder"""
     projection_dim: int
@@ -59,7 +60,7 @@ class Targets:
     ids: list[Ids]
     """of each shelf"""
     centroids: Matrix
-    """[K, D]"""
+    """[K, D]; those of a tokenizer lie among its encoder's standardised features"""
     projection: Matrix | None = None
     """[80 * stride, D], of BEST-RQ alone"""
 
@@ -68,8 +69,16 @@ def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence
     """The ids of all shelves; what is fitted is fitted on the first. `heard`: where their clips came from.
 
     Raises:
-        ValueError: no such encoder or layer, or one of another rate.
+        ValueError: no such encoder, layer or tokenizer, or one of another rate.
     """
+    if recipe.kind == "tokens":
+        tokenizer = SemanticTokenizer.load(Path(recipe.source or ""))
+        _refuse_other_rate("targets_from", recipe.source, tokenizer.encoder.hop, shelves[0].front.hop)
+        said = [
+            [own_tokens(tokenizer, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
+            for shelf, (clips, indices) in zip(shelves, heard, strict=True)
+        ]
+        return Targets(said, tokenizer.centroids.numpy())
     if recipe.kind == "best-rq":
         found = [[stacked_mels(shelf, row) for row in range(len(shelf))] for shelf in shelves]
         projection, codebook = random_quantizer(found[0][0].shape[1], recipe)
@@ -78,17 +87,20 @@ def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence
         found = [[mfcc_features(shelf, row) for row in range(len(shelf))] for shelf in shelves]
     else:
         encoder = Encoder.load(recipe.source, recipe.layer)
-        if encoder.hop != shelves[0].front.hop:
-            raise ValueError(
-                f"targets_from: {recipe.source} has a frame every {encoder.hop} samples, the new encoder every "
-                f"{shelves[0].front.hop}: choose encoders of one rate"
-            )
+        _refuse_other_rate("targets_from", recipe.source, encoder.hop, shelves[0].front.hop)
         found = [
             [own_features(encoder, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
             for shelf, (clips, indices) in zip(shelves, heard, strict=True)
         ]
     centroids = fit_clusters(found[0], recipe.clusters, recipe.seed)
     return Targets([[nearest(features, centroids) for features in shelf] for shelf in found], centroids)
+
+
+def _refuse_other_rate(key: str, source: str | None, hop: int, own: int) -> None:
+    if hop != own:
+        raise ValueError(
+            f"{key}: {source} has a frame every {hop} samples, the new encoder every {own}: choose encoders of one rate"
+        )
 
 
 def mfcc_features(shelf: Shelf, row: int) -> Matrix:
@@ -100,6 +112,11 @@ def own_features(encoder: Encoder, clips: Clips, index: int, frames: int) -> Mat
     """[T, D] of an earlier encoder, standardised over the clip."""
     waveform = to_rate(clips.waveform(index), clips.sample_rate)
     return standardised(encoder.features([waveform])[0]).numpy()[:frames]
+
+
+def own_tokens(tokenizer: SemanticTokenizer, clips: Clips, index: int, frames: int) -> NDArray[np.int64]:
+    """[T]: what the tokenizer says of the clip."""
+    return tokenizer.encode([clips.waveform(index)], clips.sample_rate)[0][:frames].astype(np.int64)
 
 
 def stacked_mels(shelf: Shelf, row: int) -> Matrix:

@@ -10,6 +10,7 @@ import torch
 
 from triptych.tokenizers.semantic.architecture import Architecture, front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
+from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, over_clip
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf
@@ -97,3 +98,44 @@ def test_training_with_it_runs_and_says_so(changes: dict[str, object], clips: Ca
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert ("invariance_loss" in rows[1]) == ("invariance_weight" in changes)
     assert "invariance_loss" not in rows[-1]  # validation hears clean clips alone
+
+
+def test_tokens_are_told_from_distances(clips: Callable) -> None:
+    """The likeliest token is the tokenizer's, and the loss draws the features of a changed clip to its centroid."""
+    architecture = small("wav2vec2-bert")
+    shelf = fill_shelf(clips(3), front_end(architecture), None, [0, 1, 2], 20.0)
+    centroids = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    weights = replace(HELD, visible=0.0, invariance=0.0, tokens=1.0)
+    model = MaskedPrediction(architecture, weights, 5, 0, centroids)
+    batch = two_views(shelf, None)
+    hidden = model.hidden(batch)[1].detach()
+    told = model.token_logits(hidden, batch.valid).argmax(dim=-1)
+    apart = torch.cdist(over_clip(hidden, batch.valid), centroids)
+    assert torch.equal(told[batch.valid], apart.argmin(dim=-1)[batch.valid])
+    heard = replace(batch, targets=torch.randint(0, 5, batch.targets.shape))
+    optimizer = torch.optim.Adam(model.encoder.parameters(), lr=1e-2)
+    first = None
+    for _ in range(30):
+        loss, said = model.loss(heard)
+        first = first or float(said["token_accuracy"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(said["token_accuracy"]) > first + 0.1
+    with pytest.raises(ValueError, match="centroids have 15 numbers"):
+        MaskedPrediction(architecture, weights, 5, 0, centroids[:, 1:])
+
+
+def test_an_encoder_learns_the_tokens_of_a_tokenizer(clips: Callable, tmp_path: Path) -> None:
+    training = TrainingConfig(max_steps=2, warmup_steps=1, log_every=1, threads=1, device="cpu")
+    first = EncoderFitConfig(architecture=small("wav2vec2-bert"), clusters=6, frames_per_batch=60, training=training)
+    fit_encoder(clips(3), tmp_path / "encoder", first, None)
+    source = SemanticFitConfig(encoder=str(tmp_path / "encoder"), layer=2, clusters=7, batch_frames=50)
+    fit_semantic(clips(3), tmp_path / "tokens", source)
+    taught = replace(first, targets="tokens", targets_from=str(tmp_path / "tokens"), token_weight=1.0)
+    folder = fit_encoder(clips(3), tmp_path / "taught", taught, None)
+    rows = (folder / "run" / "metrics.jsonl").read_text()
+    assert "token_loss" in rows and "token_accuracy" in rows
+    for wrong, said in (({"targets_from": None}, "targets_from=FOLDER"), ({"targets": "kmeans"}, "targets=tokens")):
+        with pytest.raises(ValueError, match=said):
+            fit_encoder(clips(3), tmp_path / "wrong", replace(taught, **wrong), None)

@@ -180,3 +180,33 @@ def test_a_fit_that_was_killed_ends_as_one_that_was_not(
     run(*fit, "-o", str(tmp_path / "killed"), "resume=true", "workers=3")
     one, two = SemanticTokenizer.load(tmp_path / "whole"), SemanticTokenizer.load(tmp_path / "killed")
     assert one.spec == two.spec
+
+
+def test_ids_are_taken_over(config: SemanticFitConfig, clips: Callable[[int], Any], tmp_path: Path) -> None:
+    """Beginning where the same encoder's tokens are, ids keep their meaning; k-means++ deals them anew."""
+    fit_semantic(clips(6), tmp_path / "one", config)
+    one = SemanticTokenizer.load(tmp_path / "one")
+
+    def kept(folder: Path) -> float:
+        two = SemanticTokenizer.load(folder)
+        heard = [clips(6).waveform(i) for i in range(6)]
+        pairs = zip(one.encode(heard, 16000), two.encode(heard, 16000), strict=True)
+        return float(np.mean(np.concatenate([a == b for a, b in pairs])))
+
+    begun = replace(config, start=str(tmp_path / "one"), seed=5)
+    fit_semantic(clips(6), tmp_path / "two", begun)
+    fit_semantic(clips(6), tmp_path / "three", replace(config, seed=5))
+    assert kept(tmp_path / "two") > 0.8 > kept(tmp_path / "three")
+    assert '"start": "one"' in (tmp_path / "two" / "report.json").read_text()
+    with pytest.raises(ValueError, match=r"has 12 ids.*clusters=12"):
+        fit_semantic(clips(6), tmp_path / "four", replace(begun, clusters=10))
+    assert not (tmp_path / "four").exists()
+
+
+def test_a_centroid_that_nobody_speaks_for_is_revived() -> None:
+    frames = blobs(8, 4000, 0)
+    first = np.concatenate([blobs(8, 8, 3)[:7], np.full((1, 6), 1e4, dtype=np.float32)])
+    means = StreamMeans(8, 200, seed=0)
+    means.begin_at(first, np.full(8, 10))
+    assert means.step(frames).revived == 1
+    assert np.abs(means.centroids).max() < 1e3
