@@ -3,10 +3,11 @@
     python benchmarks/quality.py MANIFEST -o OUT [--bundle DIR]
 
     OUT/codec.jsonl       30 held-out clips through the codec alone              voice: the clip itself
-    OUT/speak.jsonl       the 30 lines of benchmarks/sentences.txt, five voices  voice: a held-out clip of that voice
-    OUT/convert.jsonl     10 held-out clips in another voice                     voice: the target
+    OUT/semantic.jsonl    30 held-out clips from their semantic tokens, another clip of the voice as the prompt
+                                                                                 voice: the clip itself
+    OUT/speak.jsonl       the 100 lines of benchmarks/sentences.txt, five voices voice: a held-out clip of that voice
+    OUT/convert.jsonl     30 held-out clips in another voice                     voice: the target
     OUT/convert-source.jsonl   the same                                          voice: the source
-    OUT/semantic.jsonl    10 held-out clips from their semantic tokens           voice: the clip itself
     OUT/continue.json     10 prompts of 3 s continued by 7 s: length, silence, share copied, similarity
 
 MANIFEST is one of the corpus that the bundle was trained on; only its split `test` is used, and its speakers are the
@@ -45,10 +46,9 @@ def main() -> None:
             by_speaker[recording.speaker].append(recording)
     lists = Lists(said.output, cascade)
     codec(cascade, spread(by_speaker, 30), lists)
+    resynthesise(cascade, by_speaker, lists)
     speak(cascade, by_speaker, lists)
     convert(cascade, by_speaker, lists)
-    for number, clip in enumerate(spread(by_speaker, 10)):
-        lists.add("semantic", number, cascade.resynthesise(clip.path, level="semantic"), clip.text, clip.path)
     go_on(cascade, spread(by_speaker, 10, PROMPT_SECONDS + 1), said.output)
     lists.close()
 
@@ -91,6 +91,14 @@ def codec(cascade: Cascade, clips: list[Recording], lists: Lists) -> None:
         lists.add("codec", number, cascade.resynthesise(clip.path, level="codes"), clip.text, clip.path)
 
 
+def resynthesise(cascade: Cascade, by_speaker: dict[str, list[Recording]], lists: Lists) -> None:
+    """What coarse and fine make of true semantic tokens: the ceiling of speaking and of converting."""
+    for number, clip in enumerate(spread(by_speaker, 30)):
+        own = by_speaker[str(clip.speaker)]
+        other = own[(own.index(clip) + 1) % len(own)]
+        lists.add("semantic", number, cascade.convert(clip.path, voice=other.path), clip.text, clip.path)
+
+
 def speak(cascade: Cascade, by_speaker: dict[str, list[Recording]], lists: Lists) -> None:
     voices = [name for name in cascade.voices() if by_speaker.get(name)][:5]
     for number, line in enumerate(SENTENCES.read_text().splitlines()):
@@ -100,7 +108,7 @@ def speak(cascade: Cascade, by_speaker: dict[str, list[Recording]], lists: Lists
 
 def convert(cascade: Cascade, by_speaker: dict[str, list[Recording]], lists: Lists) -> None:
     voices = [name for name in cascade.voices() if by_speaker.get(name)][:5]
-    for number, clip in enumerate(spread(by_speaker, 10)):
+    for number, clip in enumerate(spread(by_speaker, 30)):
         target = next(name for name in voices[number % len(voices) :] + voices if name != clip.speaker)
         made = cascade.convert(clip.path, voice=target)
         lists.add("convert", number, made, clip.text, by_speaker[target][0].path)
