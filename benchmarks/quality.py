@@ -5,7 +5,7 @@
     OUT/codec.jsonl       30 held-out clips through the codec alone              voice: the clip itself
     OUT/semantic.jsonl    30 held-out clips from their semantic tokens, another clip of the voice as the prompt
                                                                                  voice: the clip itself
-    OUT/speak.jsonl       the 100 lines of benchmarks/sentences.txt, five voices voice: a held-out clip of that voice
+    OUT/speak.jsonl       the 100 lines of benchmarks/sentences.txt, five voices voice: its longest held-out clip
     OUT/convert.jsonl     30 held-out clips in another voice                     voice: the target
     OUT/convert-source.jsonl   the same                                          voice: the source
     OUT/continue.json     10 prompts of 3 s continued by 7 s: length, silence, share copied, similarity
@@ -86,6 +86,11 @@ def spread(by_speaker: dict[str, list[Recording]], count: int, shortest: float =
     return turns[:count]
 
 
+def longest(clips: list[Recording]) -> Path:
+    """The clip that says most of a voice."""
+    return max(clips, key=lambda clip: clip.seconds).path
+
+
 def codec(cascade: Cascade, clips: list[Recording], lists: Lists) -> None:
     for number, clip in enumerate(clips):
         lists.add("codec", number, cascade.resynthesise(clip.path, level="codes"), clip.text, clip.path)
@@ -103,7 +108,7 @@ def speak(cascade: Cascade, by_speaker: dict[str, list[Recording]], lists: Lists
     voices = [name for name in cascade.voices() if by_speaker.get(name)][:5]
     for number, line in enumerate(SENTENCES.read_text().splitlines()):
         voice = voices[number % len(voices)]
-        lists.add("speak", number, cascade.speak(line, voice=voice), line, by_speaker[voice][0].path)
+        lists.add("speak", number, cascade.speak(line, voice=voice), line, longest(by_speaker[voice]))
 
 
 def convert(cascade: Cascade, by_speaker: dict[str, list[Recording]], lists: Lists) -> None:
@@ -111,7 +116,7 @@ def convert(cascade: Cascade, by_speaker: dict[str, list[Recording]], lists: Lis
     for number, clip in enumerate(spread(by_speaker, 30)):
         target = next(name for name in voices[number % len(voices) :] + voices if name != clip.speaker)
         made = cascade.convert(clip.path, voice=target)
-        lists.add("convert", number, made, clip.text, by_speaker[target][0].path)
+        lists.add("convert", number, made, clip.text, longest(by_speaker[target]))
         lists.add("convert-source", number, made, clip.text, clip.path, name="convert")
 
 
