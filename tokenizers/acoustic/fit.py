@@ -84,7 +84,7 @@ def fit_acoustic(
         clips, held_out: prepared recordings at `config.sample_rate`; the second ones are only listened to.
     Raises:
         ValueError: the folder exists, the clips have another rate, or there are none; `decoder_share` without
-            `decoder_of`.
+            `decoder_of`; more favoured levels than there are.
         TrainingError: the loss is not a number.
     """
     refuse_existing(folder)
@@ -94,6 +94,8 @@ def fit_acoustic(
         raise ValueError(f"clips of {clips.sample_rate} Hz for a codec of {config.sample_rate} Hz: set sample_rate")
     if config.decoder_share < 1 and not config.decoder_of:
         raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
+    if config.favoured_levels and config.favoured_levels > config.levels:
+        raise ValueError(f"favoured_levels = {config.favoured_levels}: choose 1 to {config.levels}, the codec's levels")
     with ranks(config.training.device):
         torch.manual_seed(config.training.seed)
         model = DecoderTrainee(config, config.decoder_of) if config.decoder_of else CodecTrainee(config)

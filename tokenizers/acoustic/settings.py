@@ -74,6 +74,8 @@ class CodecFitConfig:
     """of the residual quantizer"""
     codebook_size: int = 1024
     """entries of a level"""
+    favoured_levels: Annotated[int, Field(ge=1)] | None = None
+    """levels that half of the crops keep, where a cascade decodes fewer than all (its `levels=`); none: no number is"""
     crop_seconds: float = 1.0
     """length of a training crop"""
     batch: int = 16

@@ -4,7 +4,7 @@
 
   1. the first steps run unquantised, while a reservoir gathers latents
   2. the codebooks start as k-means of the reservoir: real vectors, no dead entries
-  3. each row then keeps all levels, or (half of the time) a random number of them
+  3. each row then keeps all levels, or (half of the time) a random number of them; half of the rows `favoured_levels`
   4. from `discriminator.start` on, an adversary says what still sounds made (objective.py)
 Rows may lie on several ranks: all random numbers are drawn for all rows and each rank takes its own. Knows no clips.
 """
@@ -100,7 +100,9 @@ class CodecTrainee(nn.Module):
         else:
             if self.training and updates == self.config.unquantised_steps + 1:
                 self.quantizer.start(self.reservoir)
-            kept = random_levels(len(batch), self.levels) if self.training else torch.full((len(batch),), self.levels)
+            kept = torch.full((len(batch),), self.levels)
+            if self.training:
+                kept = random_levels(len(batch), self.levels, self.config.favoured_levels)
             quantised, commitment, _ = self.quantise(latent, kept.to(latent.device))
             if self.training:
                 metrics |= self.usage.add(self.quantizer.newest_counts)
@@ -186,7 +188,9 @@ class DecoderTrainee(nn.Module):
         if self.training and self.objective.adversary is not None:
             self.updates += 1
             step = 1 + (int(self.updates) - 1) // self.config.training.accumulation
-        kept = random_levels(len(batch), self.levels).to(batch.device) if self.training else None
+        kept = None
+        if self.training:
+            kept = random_levels(len(batch), self.levels, self.config.favoured_levels).to(batch.device)
         made, _ = self._sound(batch, kept)
         loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : batch.shape[1]], batch, step)
         return loss
@@ -219,13 +223,17 @@ class DecoderTrainee(nn.Module):
         return self.model.half()
 
 
-def random_levels(rows: int, levels: int) -> Tensor:
+def random_levels(rows: int, levels: int, favoured: int | None = None) -> Tensor:
     """Levels [rows] that each row of this rank keeps: all of them for a half, 1 to all for the rest (as SoundStream's
-    quantizer dropout: Zeghidour et al. 2021, section III-C). Drawn for all ranks' rows from torch's CPU generator."""
+    quantizer dropout: Zeghidour et al. 2021, section III-C); where a number is favoured, half of all rows keep that
+    one. Drawn for all ranks' rows from torch's CPU generator."""
     everyone = rows * world()
     full = torch.rand(everyone) < 0.5
     few = torch.randint(1, levels + 1, (everyone,))
-    return torch.where(full, levels, few)[rank() * rows : (rank() + 1) * rows]
+    kept = torch.where(full, levels, few)
+    if favoured is not None:
+        kept = torch.where(torch.rand(everyone) < 0.5, favoured, kept)
+    return kept[rank() * rows : (rank() + 1) * rows]
 
 
 def heard(sound: Tensor, given: Tensor, ids: Tensor | None, objective: Objective) -> Heard:

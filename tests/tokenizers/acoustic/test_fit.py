@@ -12,7 +12,7 @@ import torch
 from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic
 from triptych.tokenizers.acoustic.mel import side_by_side
 from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
-from triptych.tokenizers.acoustic.trainee import CodecTrainee
+from triptych.tokenizers.acoustic.trainee import CodecTrainee, random_levels
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig, build
 from triptych.training.loop import TrainingStopped
@@ -162,6 +162,20 @@ def test_rows_do_not_know_how_they_are_dealt():
         (all_rows,) = crop_batches(Noise(), whole)(step)
         assert torch.equal(all_rows, torch.cat(crop_batches(Noise(), halves)(step)))
     assert not torch.equal(crop_batches(Noise(), whole)(1)[0], crop_batches(Noise(), whole)(2)[0])
+
+
+def test_half_of_the_rows_keep_the_favoured_levels(tmp_path):
+    torch.manual_seed(0)
+    kept = random_levels(8000, 8, 3)
+    shares = torch.bincount(kept, minlength=9)[1:] / 8000
+    expected = torch.full((8,), 1 / 32) + torch.tensor([0, 0, 1 / 2, 0, 0, 0, 0, 1 / 4])
+    assert torch.allclose(shares, expected, atol=0.02)
+    torch.manual_seed(0)
+    first = random_levels(8000, 8)
+    torch.manual_seed(0)
+    assert torch.equal(first[kept != 3], random_levels(8000, 8, 3)[kept != 3])
+    with pytest.raises(ValueError, match="choose 1 to 2"):
+        fit_acoustic(Noise(), Noise(), tmp_path / "codec", replace(TINY, favoured_levels=3))
 
 
 @pytest.mark.gpu
