@@ -139,22 +139,23 @@ def _plain_name(name: str) -> str:
 
 
 def check_stage(name: str, stage: AnyStage, specs: Mapping[str, TokenizerSpec], grid: TimeGrid, where: Path) -> None:
-    """Refuses a stage that was trained on tokens of other tokenizers than those of `specs`, by kind.
+    """Refuses a stage that was trained on tokens of other tokenizers than those of `specs`, by kind; of tokens that a
+    stage neither reads nor writes it knows the beat alone.
 
     Raises:
         ValueError: names both, and the remedy.
     """
     if stage.name != name:
         raise ValueError(f"{where} holds a {stage.name} stage, not a {name} stage")
-    check_same(stage.specs.semantic, specs["semantic"], str(where))
+    if name != "fine":
+        check_same(stage.specs.semantic, specs["semantic"], str(where))
     if name != "semantic":
         check_same(stage.specs.acoustic, specs["acoustic"], str(where))
-        return
-    if stage.specs.grid != grid:  # of the codec, the semantic stage knows the beat alone
+    if stage.specs.grid != grid:
         raise ValueError(
             f"{where} was trained for another beat than that of these tokenizers: tokenize and train again"
         )
-    if stage.specs.text:
+    if name == "semantic" and stage.specs.text:
         if "text" not in specs:
             raise ValueError(f"{where} was trained with text, but these tokenizers have none")
         check_same(stage.specs.text, specs["text"], str(where))

@@ -64,12 +64,14 @@ def test_a_run_on_a_bundle_has_its_config_and_its_weights(starter_shards: Path, 
         ("coarse", "semantic", True),
         ("semantic", "text", True),
         ("semantic", "acoustic", False),
+        ("fine", "acoustic", True),
+        ("fine", "semantic", False),
     ],
 )
 def test_shards_of_other_tokenizers_are_refused(
     starter_shards: Path, tmp_path: Path, name: str, kind: str, refused: bool
 ) -> None:
-    """The semantic stage knows no codec, only the beat."""
+    """The semantic stage knows no codec, and the fine one no semantic token: only the beat."""
     from shutil import copytree
 
     copytree(starter_shards, tmp_path / "shards")
