@@ -78,14 +78,14 @@ def test_shards_of_other_tokenizers_are_refused(
     record = read_json(tmp_path / "shards" / "shards.json")
     record["specs"][kind]["fingerprint"] = "another"
     (tmp_path / "shards" / "shards.json").write_text(json.dumps(record))
-    still = {"training": {**STEPS, "max_steps": 1}, "budget": 150}
+    still = {"training": {**STEPS, "max_steps": 1}, "budget": 1200}
     if not refused:
         run(name, tmp_path / "shards", tmp_path / "run", init=str(STARTER), **still)
         return
     with pytest.raises(ValueError, match=rf"{kind} tokenizer .*not with .*another: tokenize again"):
         run(name, tmp_path / "shards", tmp_path / "run", init=str(STARTER), **still)
     assert not (tmp_path / "run").exists()
-    known = {**still, "budget": 1200, "init": str(STARTER), "init_retokenized": True}
+    known = {**still, "init": str(STARTER), "init_retokenized": True}
     run(name, tmp_path / "shards", tmp_path / "run", **known)
 
 
