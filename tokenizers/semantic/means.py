@@ -49,9 +49,11 @@ class StreamMeans:
 
     def begin_at(self, centroids: Frames, counts: NDArray[np.int64]) -> None:
         """Starts from centroids [K, D] that are the means of `counts` [K] frames each, in place of k-means++."""
-        self._means.set_params(init=centroids).partial_fit(centroids)
-        self._means.cluster_centers_ = centroids.copy()
-        self._means._counts = counts.astype(self._means._counts.dtype)
+        means = self._means
+        # scikit-learn has no door for this: a first step on the centroids themselves makes all that it keeps beside.
+        means.set_params(init=centroids).partial_fit(centroids)
+        means.cluster_centers_ = centroids.copy()
+        means._counts = counts.astype(means._counts.dtype)
 
     def step(self, frames: Frames) -> Step:
         """One pass over a buffer [R, D], in an order of its own.
@@ -99,12 +101,8 @@ class StreamMeans:
         """Goes back to what was `saved`."""
         self.generator.bit_generator.state = record["generator"]
         self._unseen = arrays["unseen"].copy()
-        means = self._means
-        # scikit-learn has no door for this: a first step on the centroids themselves makes all that it keeps beside.
-        means.set_params(init=arrays["centroids"]).partial_fit(arrays["centroids"])
-        means.cluster_centers_ = arrays["centroids"].copy()
-        means._counts = arrays["counts"].copy()
-        means.n_steps_ = record["steps"]
+        self.begin_at(arrays["centroids"], arrays["counts"])
+        self._means.n_steps_ = record["steps"]
 
 
 def _estimator(clusters: int, batch_frames: int, seed: int) -> Any:

@@ -73,7 +73,7 @@ def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence
     """
     if recipe.kind == "tokens":
         tokenizer = SemanticTokenizer.load(Path(recipe.source or ""))
-        _refuse_other_rate("targets_from", recipe.source, tokenizer.encoder.hop, shelves[0].front.hop)
+        _refuse_other_rate(recipe.source, tokenizer.encoder.hop, shelves[0].front.hop)
         said = [
             [own_tokens(tokenizer, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
             for shelf, (clips, indices) in zip(shelves, heard, strict=True)
@@ -87,7 +87,7 @@ def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence
         found = [[mfcc_features(shelf, row) for row in range(len(shelf))] for shelf in shelves]
     else:
         encoder = Encoder.load(recipe.source, recipe.layer)
-        _refuse_other_rate("targets_from", recipe.source, encoder.hop, shelves[0].front.hop)
+        _refuse_other_rate(recipe.source, encoder.hop, shelves[0].front.hop)
         found = [
             [own_features(encoder, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
             for shelf, (clips, indices) in zip(shelves, heard, strict=True)
@@ -96,10 +96,11 @@ def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence
     return Targets([[nearest(features, centroids) for features in shelf] for shelf in found], centroids)
 
 
-def _refuse_other_rate(key: str, source: str | None, hop: int, own: int) -> None:
+def _refuse_other_rate(source: str | None, hop: int, own: int) -> None:
     if hop != own:
         raise ValueError(
-            f"{key}: {source} has a frame every {hop} samples, the new encoder every {own}: choose encoders of one rate"
+            f"targets_from: {source} has a frame every {hop} samples, the new encoder every {own}: "
+            "choose encoders of one rate"
         )
 
 
