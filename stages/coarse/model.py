@@ -91,11 +91,7 @@ class AlignedModel(nn.Module):
     def predictions(self, batch: Batch) -> list[Prediction]:
         """One a level."""
         codes, rows, learned = batch["codes"], batch.packed["frames"], batch["learned"]
-        states = self.encoder(self.semantic_embedding(batch["semantic"])[None], packed=batch.packed["semantic"])
-        condition = self.condition(states, batch["beside"], rows.steps)
-        past = self.embed(self._disturb(codes)[None]).roll(1, dims=1)
-        before = torch.where((rows.steps == 0)[:, None], self.start, past)
-        hidden = self.step(before, condition, batch["prompted"][None], packed=rows)
+        hidden = self.hidden(batch)
         found = []
         for q in range(self.levels):
             at = learned + q * self.delay
@@ -103,6 +99,15 @@ class AlignedModel(nn.Module):
             logits = self.logits(q, hidden[0, at], wanted)
             found.append(Prediction(rows, at, logits, wanted[q], torch.full_like(at, q)))
         return found
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """[1, S, D]: each step knows the true codes of the steps before it."""
+        rows = batch.packed["frames"]
+        states = self.encoder(self.semantic_embedding(batch["semantic"])[None], packed=batch.packed["semantic"])
+        condition = self.condition(states, batch["beside"], rows.steps)
+        past = self.embed(self._disturb(batch["codes"])[None]).roll(1, dims=1)
+        before = torch.where((rows.steps == 0)[:, None], self.start, past)
+        return self.step(before, condition, batch["prompted"][None], packed=rows)
 
     def _disturb(self, codes: Tensor) -> Tensor:
         if not self.training or not self.code_noise:

@@ -51,6 +51,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import EncodecConfig, EncodecModel, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
     from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+    from triptych.tokenizers.semantic.compared import Compared
     from triptych.tokenizers.semantic.encoder import Encoder
     from triptych.tokenizers.semantic.inputs import filterbank_front_end
     from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
@@ -62,7 +63,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         feature_projection_input_dim=160, add_adapter=False,
     )  # fmt: skip
     encoder = Encoder(Wav2Vec2BertModel(config), filterbank_front_end(2), 1)
-    SemanticTokenizer(encoder, torch.randn(16, 32), standardise=True).save(folder / "semantic")
+    SemanticTokenizer(encoder, torch.randn(16, 32), Compared(standardise=True)).save(folder / "semantic")
     codec = EncodecModel(EncodecConfig(num_filters=2, hidden_size=8, codebook_size=32, target_bandwidths=[1.5]))
     for layer in codec.quantizer.layers:
         layer.codebook.embed.normal_()

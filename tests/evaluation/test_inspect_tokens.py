@@ -20,6 +20,7 @@ from triptych.evaluation.phone_probe import Said, fit_probe, probe_error
 from triptych.evaluation.phones import CtcAligner, phones_of_frames
 from triptych.evaluation.token_clips import draw
 from triptych.evaluation.token_report import TokenInspectConfig, inspect_tokens
+from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.ctc import align, greedy, spread
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
@@ -200,7 +201,7 @@ def test_both_verbs_write_their_folders(
 
     monkeypatch.setattr(frontend, "load_text", lambda folder: Speller())
     centroids = torch.randn(10, 32, generator=torch.Generator().manual_seed(0))
-    SemanticTokenizer(Encoder.load(encoder, 1), centroids, standardise=True).save(tmp_path / "tokens")
+    SemanticTokenizer(Encoder.load(encoder, 1), centroids, Compared(standardise=True)).save(tmp_path / "tokens")
     little = ["clips=12", "held_out=2", "resamples=20"]
     more = ["probe_steps=5", "--text", "x", "--aligner", str(encoder)]
     sweep = ["clusters=4,8", "layers=1,2", "--text", "x"]

@@ -9,15 +9,17 @@ one with four learns. Knows no corpus: it is given `Clips`.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.acoustic.guesses import Codes, Guesses
 from triptych.tokenizers.acoustic.mel import side_by_side
 from triptych.tokenizers.acoustic.settings import CodecFitConfig
-from triptych.tokenizers.acoustic.trainee import CodecTrainee, DecoderTrainee
+from triptych.tokenizers.acoustic.trainee import CodecTrainee, Crops, DecoderTrainee
 from triptych.tokenizers.acoustic.usage import CollapseWatch, usage_metrics
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.waveform import Waveform
@@ -33,7 +35,9 @@ HEARD = 2
 """held-out clips that can be heard and seen in TensorBoard"""
 
 
-def crop_batches(clips: Clips, config: CodecFitConfig) -> Callable[[int], list[Tensor]]:
+def crop_batches(
+    clips: Clips, config: CodecFitConfig, guesses: Guesses | None = None
+) -> Callable[[int], list[Tensor] | list[Crops]]:
     """step -> its micro-batches [B, N] of this rank: crops drawn in proportion to the length of the clips.
 
     Row r of a step is a function of (seed, step, r), whatever ranks and micro-batches its rows are dealt to.
@@ -43,15 +47,19 @@ def crop_batches(clips: Clips, config: CodecFitConfig) -> Callable[[int], list[T
     device = pick_device(config.training.device)
     micro_batches, ranks_now, me = config.training.accumulation, world(), rank()
 
-    def batches(step: int) -> list[Tensor]:
+    def batches(step: int) -> list[Any]:
         everyone = config.batch * ranks_now
         drawn = np.random.default_rng((config.training.seed, step)).choice(
             len(share), micro_batches * everyone, p=share
         )
-        made = []
+        made: list[Any] = []
         for micro_batch in range(micro_batches):
             first = micro_batch * everyone + me * config.batch
-            rows = [crop(clips, int(drawn[r]), config, (step, r)) for r in range(first, first + config.batch)]
+            chosen = range(first, first + config.batch)
+            if guesses is not None:
+                made.append(with_guesses(clips, guesses, config, [(int(drawn[r]), (step, r)) for r in chosen], device))
+                continue
+            rows = [crop(clips, int(drawn[r]), config, (step, r)) for r in chosen]
             made.append(torch.from_numpy(np.stack(rows)).to(device))
         return made
 
@@ -67,6 +75,62 @@ def crop(clips: Clips, index: int, config: CodecFitConfig, place: tuple[int, int
     taken = waveform[start : start + config.crop]
     row[: len(taken)] = taken * 10 ** (rng.uniform(-config.gain_db, config.gain_db) / 20)
     return row
+
+
+def with_guesses(
+    clips: Clips,
+    guesses: Guesses,
+    config: CodecFitConfig,
+    places: list[tuple[int, tuple[int, int]]],
+    device: torch.device,
+) -> Crops:
+    """Crops of the clips that `places` names, with (step, row) of each; some with what was guessed for them."""
+    codes = np.full((len(places), guesses.levels, config.crop // config.hop), -1, dtype=np.int64)
+    rows = []
+    for row, (index, place) in enumerate(places):
+        found = guesses.of(clips.name(index))
+        rng = np.random.default_rng((config.training.seed, *place, 1))
+        if found is None or rng.random() >= config.guessed_share:
+            rows.append(crop(clips, index, config, place))
+            continue
+        waveform, part = guessed_crop(clips.waveform(index), found, config, rng)
+        rows.append(waveform)
+        codes[row, :, : part.shape[1]] = part
+    return Crops(torch.from_numpy(np.stack(rows)).to(device), torch.from_numpy(codes).to(device))
+
+
+def guessed_crop(
+    waveform: Waveform, codes: Codes, config: CodecFitConfig, rng: np.random.Generator
+) -> tuple[Waveform, Codes]:
+    """A crop [N] of a clip [M] from a whole frame on, as loud as it is, and its codes [levels, N // hop]. A clip that
+    is shorter is followed by itself: silence has codes that nobody guessed."""
+    frames = min(codes.shape[1], len(waveform) // config.hop)
+    wanted = config.crop // config.hop
+    first = int(rng.integers(0, max(1, frames - wanted + 1)))
+    chosen = np.arange(first, first + wanted) % max(1, frames)
+    samples = (chosen[:, None] * config.hop + np.arange(config.hop)).reshape(-1)
+    return waveform[samples], codes[:, chosen]
+
+
+def read_guesses(config: CodecFitConfig, clips: Clips) -> Guesses | None:
+    """What `config.guesses` names.
+
+    Raises:
+        ValueError: it cannot be used for these clips, or for this codec; one line.
+    """
+    if config.guesses is None:
+        return None
+    if not config.decoder_of:
+        raise ValueError("guesses are for decoder_of: they are codes of a codec that exists")
+    found = Guesses.load(Path(config.guesses))
+    own = AcousticTokenizer.load(config.decoder_of).spec.fingerprint
+    if found.fingerprint != own:
+        raise ValueError(f"guesses={config.guesses} are codes of {found.fingerprint}, decoder_of is {own}: guess anew")
+    if not any(found.of(clips.name(i)) is not None for i in range(len(clips))):
+        raise ValueError(
+            f"guesses={config.guesses} has none of these clips, as {clips.name(0)}: guess from shards of this manifest"
+        )
+    return found
 
 
 def fit_acoustic(
@@ -96,6 +160,7 @@ def fit_acoustic(
         raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
     if config.favoured_levels and config.favoured_levels > config.levels:
         raise ValueError(f"favoured_levels = {config.favoured_levels}: choose 1 to {config.levels}, the codec's levels")
+    guesses = read_guesses(config, clips)
     with ranks(config.training.device):
         torch.manual_seed(config.training.seed)
         model = DecoderTrainee(config, config.decoder_of) if config.decoder_of else CodecTrainee(config)
@@ -103,7 +168,7 @@ def fit_acoustic(
         with RunFolder(folder.with_name(folder.name + ".run"), asdict(config)) as run:
             train(
                 model,
-                crop_batches(clips, config),
+                crop_batches(clips, config, guesses),
                 config.training,
                 run,
                 record,

@@ -76,6 +76,11 @@ class CodecFitConfig:
     """entries of a level"""
     favoured_levels: Annotated[int, Field(ge=1)] | None = None
     """levels that half of the crops keep, where a cascade decodes fewer than all (its `levels=`); none: no number is"""
+    guesses: str | None = None
+    """codes of these recordings that a coarse stage guessed (a file of `triptych guess`), with decoder_of: the decoder
+    learns to make of them what was recorded, and so what that stage gets wrong"""
+    guessed_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """share of the crops that are decoded from guesses, where their recording has some"""
     crop_seconds: float = 1.0
     """length of a training crop"""
     batch: int = 16

@@ -35,6 +35,16 @@ NEW_WITH_OLD_WEIGHTS = ("objective.adversary.",)
 
 
 @dataclass(frozen=True)
+class Crops:
+    """Waveforms of which some come with codes that were guessed for them."""
+
+    waveforms: Tensor
+    """[B, N]"""
+    codes: Tensor
+    """int64 [B, levels, N // hop]; -1 throughout in the rows that have none"""
+
+
+@dataclass(frozen=True)
 class Heard:
     """What came back of a held-out waveform."""
 
@@ -182,17 +192,19 @@ class DecoderTrainee(nn.Module):
         """The decoder, and its discriminator if there is one."""
         return learners(list(self.model.decoder.parameters()), self.objective, self.config)
 
-    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them."""
+    def loss(self, batch: Tensor | Crops) -> tuple[Tensor, dict[str, Tensor]]:
+        """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them, or
+        is decoded from what was guessed for it."""
+        waveforms, codes = (batch.waveforms, batch.codes) if isinstance(batch, Crops) else (batch, None)
         step = 0
         if self.training and self.objective.adversary is not None:
             self.updates += 1
             step = 1 + (int(self.updates) - 1) // self.config.training.accumulation
         kept = None
         if self.training:
-            kept = random_levels(len(batch), self.levels, self.config.favoured_levels).to(batch.device)
-        made, _ = self._sound(batch, kept)
-        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : batch.shape[1]], batch, step)
+            kept = random_levels(len(waveforms), self.levels, self.config.favoured_levels).to(waveforms.device)
+        made, _ = self._sound(waveforms, kept, codes)
+        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : waveforms.shape[1]], waveforms, step)
         return loss
 
     def listen(self, waveform: Tensor) -> Heard:
@@ -200,7 +212,7 @@ class DecoderTrainee(nn.Module):
         sound, ids = self._sound(waveform[None])
         return heard(sound, waveform, ids, self.objective)
 
-    def _sound(self, batch: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _sound(self, batch: Tensor, kept: Tensor | None = None, guessed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total: Any = 0.0
         every = []
         with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
@@ -210,6 +222,10 @@ class DecoderTrainee(nn.Module):
                 entry = layer.decode(every[-1])
                 residual = residual - entry
                 total = total + (entry if kept is None else entry * (kept > q)[:, None, None])
+            if guessed is not None:
+                layers = self.model.quantizer.layers[: guessed.shape[1]]
+                other: Any = sum(layer.decode(guessed[:, q].clamp(min=0)) for q, layer in enumerate(layers))
+                total = torch.where((guessed[:, :1, :1] >= 0), other, total)
         sound: Tensor = (self.decode if self.training else self.model.decoder)(total)[:, 0].float()
         return sound, torch.stack(every)
 

@@ -9,19 +9,16 @@ Knows not how it was trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, save_front_end
 from triptych.tokenizers.semantic.ctc import TextClasses
+from triptych.tokenizers.semantic.ctc_head import CtcHead
 from triptych.tokenizers.semantic.encoder import Encoder, quiet
 from triptych.tokenizers.semantic.masked import MaskedPrediction
-from triptych.training.files import atomic_file, read_json, write_json
 
 
 def write_encoder(
@@ -37,52 +34,9 @@ def write_encoder(
     for file in sorted(beside.iterdir()):
         file.replace(folder / file.name)
     beside.rmdir()
-    if model.ctc_head is not None and classes is not None:
-        with atomic_file(folder / "ctc.safetensors") as part:
-            weights = {name: value.detach().cpu().contiguous() for name, value in model.ctc_head.state_dict().items()}
-            save_file(weights, part)
-        head = {"layer": model.ctc_layer, "steps": model.weights.ctc_steps, "blank": model.blank}
-        write_json(folder / "ctc.json", {**head, "classes": list(classes.names)})
-
-
-@dataclass(frozen=True)
-class CtcHead:
-    """What the CTC of an encoder's training learned."""
-
-    weight: Tensor
-    """[steps * (classes + 1), D]"""
-    bias: Tensor
-    layer: int
-    """hidden_states[k] that it reads"""
-    steps: int
-    """a frame"""
-    classes: tuple[str, ...]
-    """the blank is the class after the last"""
-
-    @property
-    def blank(self) -> int:
-        return len(self.classes)
-
-    def log_probabilities(self, features: Tensor) -> Tensor:
-        """[T, D] of `layer` -> [T * steps, classes + 1]"""
-        return (features @ self.weight.T + self.bias).reshape(-1, self.blank + 1).log_softmax(dim=-1)
-
-    @classmethod
-    def load(cls, folder: Path) -> "CtcHead | None":
-        """None where the encoder was trained without CTC, or elsewhere.
-
-        Raises:
-            ValueError: its files cannot be read.
-        """
-        if not (folder / "ctc.json").exists():
-            return None
-        record = read_json(folder / "ctc.json")
-        try:
-            weights = load_file(folder / "ctc.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{folder / 'ctc.safetensors'} cannot be read: {error}") from None
-        classes = tuple(record["classes"])
-        return cls(weights["weight"], weights["bias"], int(record["layer"]), int(record["steps"]), classes)
+    if (head := model.ctc_head) is not None and classes is not None:
+        steps, layer = model.weights.ctc_steps, model.ctc_layer
+        CtcHead(head.weight, head.bias, layer, steps, tuple(classes.names)).save(folder)
 
 
 def start_from(model: MaskedPrediction, source: str, classes: TextClasses | None) -> None:

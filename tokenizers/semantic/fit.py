@@ -1,6 +1,6 @@
 """Fitting semantic tokens: k-means over the features of an encoder, in a stream, so that any corpus fits in memory.
 
-    clips --shuffled--> encoder features --standardise--> buffers of frames, shuffled --> MiniBatchKMeans
+    clips --shuffled--> encoder features --compared.py--> buffers of frames, shuffled --> MiniBatchKMeans
           several processes      one consumer, in order      after each: semantic.run/
           last pass: usage; centroids that no frame is nearest to are moved
     start: a tokenizer; the centroids begin as the means of the frames that it gives each id, in place of k-means++
@@ -21,12 +21,13 @@ from pydantic.dataclasses import dataclass
 
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.precision import Dtype
+from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.means import StreamMeans
 from triptych.tokenizers.semantic.means_run import MeansRun, Position
 from triptych.tokenizers.semantic.stream import Frames, Heard
 from triptych.tokenizers.semantic.survey import Progress, Survey, settle
-from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, weights_digest
+from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, hearing, weights_digest
 from triptych.tokenizers.semantic.windows import Windows
 from triptych.training.config import STRICT
 from triptych.training.files import fingerprint_of, refuse_existing, write_json
@@ -52,6 +53,9 @@ class SemanticFitConfig:
     trained on the one go on from there on the other; it has as many ids, and the same rate"""
     standardise: bool = True
     """features to zero mean and unit variance over each clip: takes most of the speaker out"""
+    phonemes: float = 0.0
+    """weight of the phonemes that the encoder's CTC hears, beside the features; for encoders of `fit encoder --text`.
+    1: two frames of surely different phonemes lie as far apart by them as two unrelated ones do by their features"""
     window_seconds: float = Windows.seconds
     """seconds; longer recordings are heard in windows of this length (Whisper: 30 at most)"""
     overlap_seconds: float = Windows.overlap
@@ -123,10 +127,15 @@ def fit_semantic(
     refuse_existing(folder)
     if not 2 <= config.clusters <= MOST_CLUSTERS:
         raise ValueError(f"clusters = {config.clusters}: choose 2 to {MOST_CLUSTERS}")
+    if config.phonemes < 0:
+        raise ValueError(f"phonemes = {config.phonemes}: give 0, or a weight above it")
     encoder = open_encoder(config)
     encoder.round()  # to the precision that is shipped, before anything is fitted to it
     chosen = draw_clips(clips, config.max_hours, config.seed)
-    heard = Heard(clips, encoder, standardise=config.standardise, workers=config.workers, memory_gb=config.memory_gb)
+    compared = Compared(config.standardise)
+    if config.phonemes:
+        compared = hearing(config.encoder, config.layer, config.standardise, config.phonemes)
+    heard = Heard(clips, encoder, compared, workers=config.workers, memory_gb=config.memory_gb)
     run = MeansRun(folder.with_name(folder.name + ".run"), run_fingerprint(config, encoder, clips, chosen))
     means = StreamMeans(config.clusters, config.batch_frames, config.seed)
     position = run.resume(means) if resume else run.begin()
@@ -134,9 +143,8 @@ def fit_semantic(
         means.begin_at(*means_by_id(heard, chosen, starting(config, encoder), progress))
     position = stream_means(means, heard, chosen, config, run, position, progress)
     centroids, survey, moved = settle(heard, chosen, means.centroids, progress)
-    tokenizer = SemanticTokenizer(
-        encoder, torch.from_numpy(centroids), standardise=config.standardise, source=Path(config.encoder).name
-    )
+    source = Path(config.encoder).name
+    tokenizer = SemanticTokenizer(encoder, torch.from_numpy(centroids), compared, source=source)
     report = report_of(survey, position, moved)
     tokenizer.save(folder)
     named = {key: Path(value).name for key in PLACES if (value := getattr(config, key))}  # a path is nobody's business
@@ -187,7 +195,7 @@ def means_by_id(
     """[K, D] mean of the features of the frames that `other` gives each id, and how many they are."""
     clips = heard.features.clips
     counts = np.zeros(other.spec.size, dtype=np.int64)
-    sums = np.zeros((other.spec.size, heard.features.encoder.dim))
+    sums = np.zeros((other.spec.size, heard.features.compared.width(heard.features.encoder.dim)))
     for done, (index, frames) in enumerate(zip(chosen, heard(chosen), strict=True), 1):
         ids = other.encode([clips.waveform(index)], clips.sample_rate)[0].astype(np.int64)
         np.add.at(sums, ids, frames)

@@ -73,7 +73,7 @@ class MaskedPrediction(nn.Module):
         if centroids is not None and centroids.shape[1] != architecture.dim:
             raise ValueError(
                 f"targets_from: its centroids have {centroids.shape[1]} numbers, the encoder's features "
-                f"{architecture.dim}: give a tokenizer of an encoder of this width"
+                f"{architecture.dim}: give a tokenizer of an encoder of this width that was fitted with phonemes=0"
             )
         self.register_buffer("centroids", centroids)
         self.weights = weights

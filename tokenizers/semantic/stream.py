@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from triptych.tokenizers.clips import Clips
+from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
-from triptych.tokenizers.semantic.tokenizer import standardised, to_rate
+from triptych.tokenizers.semantic.tokenizer import to_rate
 
 Frames = NDArray[np.float32]
-"""[T, D]"""
+"""[T, D], as centroids are compared with them"""
 
 
 class Features(Dataset[Any]):
     """index of a clip -> its features, or the ValueError that says why there are none."""
 
-    def __init__(self, clips: Clips, encoder: Encoder, standardise: bool) -> None:
-        self.clips, self.encoder, self.standardise = clips, encoder, standardise
+    def __init__(self, clips: Clips, encoder: Encoder, compared: Compared) -> None:
+        self.clips, self.encoder, self.compared = clips, encoder, compared
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -39,14 +40,14 @@ class Features(Dataset[Any]):
         except ValueError as error:  # handed over, since a worker's own way adds its traceback
             return error
         frames = self.encoder.features([waveform])[0]
-        return (standardised(frames) if self.standardise else frames).numpy()
+        return self.compared(frames).numpy()
 
 
 class Heard:
     """Clips as features; `workers` processes make them, 0: this one."""
 
     def __init__(
-        self, clips: Clips, encoder: Encoder, *, standardise: bool, workers: int = 0, memory_gb: float = 0.0
+        self, clips: Clips, encoder: Encoder, compared: Compared, *, workers: int = 0, memory_gb: float = 0.0
     ) -> None:
         """
         Raises:
@@ -54,7 +55,7 @@ class Heard:
         """
         if workers and encoder.model.device.type != "cpu":
             raise ValueError(f"workers = {workers}: several processes are for device=cpu; give workers=0")
-        self.features, self.workers = Features(clips, encoder, standardise), workers
+        self.features, self.workers = Features(clips, encoder, compared), workers
         self._kept: dict[int, Frames] = {}
         self._free = int(memory_gb * 2**30)
 

@@ -24,9 +24,10 @@ from safetensors.numpy import save_file
 
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.semantic import filterbank
+from triptych.tokenizers.semantic.compared import standardised
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.pretrain_data import Shelf
-from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, standardised, to_rate
+from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, to_rate
 from triptych.training.files import atomic_file, fingerprint_of
 
 FILE = "targets.safetensors"

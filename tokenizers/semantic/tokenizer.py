@@ -4,9 +4,9 @@
       tokenizer.json            layer, rates, whether features are standardised; what a person wants to read; windows
                                 and dtype where they are not the default
       centroids.safetensors     [K, D] float16
-      encoder/                  a transformers folder, cut above the layer, float16
+      encoder/                  a transformers folder, cut above the layer, float16; its CTC head where that is heard
 
-    waveform --to 16 kHz--> [N] --encoder--> [N // hop, D] --standardise over the clip--> nearest --> [N // hop]
+    waveform --to 16 kHz--> [N] --encoder--> [N // hop, D] --compared.py--> nearest --> [N // hop]
 
 Of a recording longer than a window only its samples are held: its features pass through a file that has no name.
 
@@ -27,6 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from triptych.tokenizers.semantic.compared import Compared
+from triptych.tokenizers.semantic.ctc_head import CtcHead
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.semantic.inputs import FrontEnd
@@ -71,8 +73,6 @@ HEARD = (
 """keys of config.json that decide which features come out; others come and go with versions of transformers"""
 ROWS = 10_000
 """frames that are compared with all centroids at once"""
-STEADY = 1e-5
-"""added to a deviation before it divides"""
 SPOOL_BYTES = 1 << 28
 """of a long recording's features; more of them wait in a file for the moments of the whole"""
 
@@ -80,18 +80,19 @@ SPOOL_BYTES = 1 << 28
 class SemanticTokenizer:
     """Made by `load`, or of its parts by a fit."""
 
-    def __init__(self, encoder: Encoder, centroids: Tensor, *, standardise: bool, source: str = "") -> None:
+    def __init__(self, encoder: Encoder, centroids: Tensor, compared: Compared, *, source: str = "") -> None:
         """`centroids` [K, D]; they and the weights are rounded to float16 here, before any token is made.
 
         Raises:
-            ValueError: the centroids do not have the width of the encoder's features.
+            ValueError: the centroids do not have the width of what they are compared with.
         """
-        if centroids.dim() != 2 or centroids.shape[1] != encoder.dim:
-            raise ValueError(f"centroids of shape {list(centroids.shape)} do not fit features of {encoder.dim} numbers")
+        width = compared.width(encoder.dim)
+        if centroids.dim() != 2 or centroids.shape[1] != width:
+            raise ValueError(f"centroids of shape {list(centroids.shape)} do not fit features of {width} numbers")
         encoder.round()
         self.encoder = encoder
         self.centroids = centroids.half().float()
-        self.standardise = standardise
+        self.compared = compared
         self.source = source
         self._squares = self.centroids.square().sum(dim=1)
         self.spec = TokenizerSpec(
@@ -113,12 +114,21 @@ class SemanticTokenizer:
                 "layer": self.encoder.layer,
                 "front": front_record(self.encoder.front),
                 "centroids": weights_digest({"centroids": self.centroids}),
-                "standardise": self.standardise,
+                "standardise": self.compared.standardise,
                 "resampler": "soxr HQ",
                 "dtype": f"float16 weights, {self.encoder.dtype} arithmetic",
                 **self._windows(),
+                **self._phonemes(),
             }
         )
+
+    def _phonemes(self) -> dict[str, Any]:
+        """What the fingerprint knows of the phonemes that are heard."""
+        head = self.compared.head
+        if not self.compared.phonemes or head is None:
+            return {}
+        digest = weights_digest({"weight": head.weight, "bias": head.bias})
+        return {"phonemes": self.compared.phonemes, "head": digest, "steps": head.steps}
 
     def _windows(self) -> dict[str, Any]:
         windows = self.encoder.windows
@@ -153,7 +163,10 @@ class SemanticTokenizer:
             dtype=record.get("dtype", "fp32"),
         )
         encoder.batch_samples = int(batch_seconds * SAMPLE_RATE)
-        loaded = cls(encoder, centroids, standardise=bool(record["standardise"]), source=str(record["source"]))
+        compared = Compared(bool(record["standardise"]))
+        if phonemes := float(record.get("phonemes", 0.0)):
+            compared = hearing(folder / "encoder", int(record["layer"]), bool(record["standardise"]), phonemes)
+        loaded = cls(encoder, centroids, compared, source=str(record["source"]))
         if loaded.spec.fingerprint != record["fingerprint"]:
             raise ValueError(
                 f"{folder} was written as {record['fingerprint']} and reads as {loaded.spec.fingerprint}: "
@@ -165,12 +178,15 @@ class SemanticTokenizer:
         """Writes the folder whole; it may not exist yet."""
         with atomic_folder(Path(folder)) as beside:
             self.encoder.save(beside / "encoder")
+            if self.compared.phonemes and self.compared.head:
+                self.compared.head.save(beside / "encoder")
             save_file({"centroids": self.centroids.half().contiguous()}, beside / "centroids.safetensors")
             record = {
                 "format": FORMAT,
                 **self.spec.to_json(),
                 "layer": self.encoder.layer,
-                "standardise": self.standardise,
+                "standardise": self.compared.standardise,
+                **({"phonemes": self.compared.phonemes} if self.compared.phonemes else {}),
                 "padding": self.encoder.front.padding,
                 "normalise": self.encoder.front.normalise,
                 "source": self.source,
@@ -191,21 +207,20 @@ class SemanticTokenizer:
         return found
 
     def features(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Tensor]:
-        """What the centroids are compared with: [T, D] of each waveform, fp32, standardised where that is asked for."""
+        """What the centroids are compared with: [T, D] of each waveform, fp32."""
         return self._whole([to_rate(waveform, sample_rate) for waveform in waveforms])
 
     def _whole(self, heard: Sequence[Waveform]) -> list[Tensor]:
-        found = self.encoder.features(heard)
-        return [standardised(frames) for frames in found] if self.standardise else found
+        return [self.compared(frames) for frames in self.encoder.features(heard)]
 
     def _is_long(self, waveform: Waveform) -> bool:
         return len(waveform) >= self.encoder.window_samples + self.encoder.hop
 
     def _pieces(self, waveform: Waveform) -> Iterator[Tensor]:
-        """The features of a long recording in order, [t, D] each, of which one is in memory."""
+        """What the centroids are compared with, of a long recording in order, [t, D] each; one is in memory."""
         pieces = self.encoder.pieces(waveform)
-        if not self.standardise:
-            yield from pieces
+        if not self.compared.standardise:
+            yield from map(self.compared, pieces)
             return
         dim = self.encoder.dim
         moments = Moments(dim)
@@ -216,9 +231,10 @@ class SemanticTokenizer:
                 spool.write(frames.tobytes())
             spool.seek(0)
             mean = torch.from_numpy(moments.mean).float()
-            scale = torch.from_numpy(moments.variance()).sqrt().float() + STEADY
+            deviation = torch.from_numpy(moments.variance()).sqrt().float()
             while read := spool.read(ROWS * dim * 4):
-                yield (torch.frombuffer(bytearray(read), dtype=torch.float32).view(-1, dim) - mean) / scale
+                kept = torch.frombuffer(bytearray(read), dtype=torch.float32).view(-1, dim)
+                yield self.compared(kept, (mean, deviation))
 
     def assign(self, frames: Tensor) -> NDArray[np.uint16]:
         """[T, D] -> [T], the nearest centroid of each frame (Euclidean, fp32)."""
@@ -236,12 +252,21 @@ def to_rate(waveform: Waveform, sample_rate: int) -> Waveform:
     return resampled if len(resampled) == count else np.pad(resampled, (0, count - len(resampled)))
 
 
-def standardised(frames: Tensor) -> Tensor:
-    """Zero mean and unit variance of each feature over the clip [T, D]; takes most of the speaker out."""
-    if len(frames) < 2:
-        return torch.zeros_like(frames)
-    variance, mean = torch.var_mean(frames, dim=0, correction=0)
-    return (frames - mean) / (variance.sqrt() + STEADY)
+def hearing(encoder: str | Path, layer: int, standardise: bool, phonemes: float) -> Compared:
+    """Frames of `layer` with the phonemes beside them that the CTC head in the encoder's folder hears.
+
+    Raises:
+        ValueError: there is no head, or it reads another layer.
+    """
+    head = CtcHead.load(Path(encoder))
+    if head is None:
+        raise ValueError(
+            f"phonemes: {encoder} has no CTC head (ctc.json): give an encoder that `fit encoder --text` made, or "
+            "phonemes=0"
+        )
+    if head.layer != layer:
+        raise ValueError(f"phonemes: the CTC head of {encoder} reads layer {head.layer}: give layer={head.layer}")
+    return Compared(standardise, phonemes, head.rounded())
 
 
 def front_record(front: FrontEnd) -> dict[str, Any]:

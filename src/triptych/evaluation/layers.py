@@ -21,10 +21,10 @@ from triptych.evaluation.estimate import Estimate
 from triptych.evaluation.token_clips import Ears, Heard, draw
 from triptych.evaluation.token_report import Progress, SpeakerNumbers, linear_numbers
 from triptych.evaluation.tokens import Purity, Use, purity, use
+from triptych.tokenizers.semantic.compared import standardised
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.semantic.targets import fit_clusters, nearest
-from triptych.tokenizers.semantic.tokenizer import standardised
 from triptych.tokenizers.spec import WaveformSpec
 from triptych.training.config import STRICT
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from triptych.evaluation.tokens import Ids
 from triptych.tokenizers.semantic.ctc import TextClasses, align, ctc_fits, spread
+from triptych.tokenizers.semantic.ctc_head import CtcHead
 from triptych.tokenizers.semantic.encoder import Encoder
-from triptych.tokenizers.semantic.encoder_folder import CtcHead
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.waveform import Waveform
 

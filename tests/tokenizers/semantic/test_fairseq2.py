@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.fairseq2 import read_checkpoint
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
@@ -40,7 +41,7 @@ def test_it_hears_what_fairseq2_heard(name: str) -> None:
 
 def test_a_tokenizer_of_it_is_an_ordinary_one(tmp_path: Path, sound: Callable[[int, int], Waveform]) -> None:
     encoder = Encoder.load(MADE / "w2vbert2" / "model.pt", 1)
-    made = SemanticTokenizer(encoder, torch.randn(9, 16), standardise=True)
+    made = SemanticTokenizer(encoder, torch.randn(9, 16), Compared(standardise=True))
     made.save(tmp_path / "semantic")
     again = SemanticTokenizer.load(tmp_path / "semantic")
     assert again.spec == made.spec

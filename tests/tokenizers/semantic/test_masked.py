@@ -10,11 +10,11 @@ import torch
 
 from triptych.tokenizers.semantic.architecture import Architecture, front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
+from triptych.tokenizers.semantic.compared import standardised
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, over_clip
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf
-from triptych.tokenizers.semantic.tokenizer import standardised
 from triptych.training.config import TrainingConfig
 
 HELD = LossWeights(visible=0.1, ctc=0.0, ctc_layer=None, ctc_steps=1, invariance=1.0, token_layer=1)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
 from triptych.tokenizers.semantic.means import StreamMeans, nearest
@@ -79,11 +80,11 @@ def config(checkpoints: dict[str, Path]) -> SemanticFitConfig:
 def test_features_come_in_order_whoever_makes_them(config: SemanticFitConfig, clips: Callable[[int], Any]) -> None:
     encoder = Encoder.load(config.encoder, 2)
     order = [4, 0, 5, 2, 1, 3]
-    alone, three = (list(Heard(clips(6), encoder, standardise=True, workers=n)(order)) for n in (1, 3))
+    alone, three = (list(Heard(clips(6), encoder, Compared(standardise=True), workers=n)(order)) for n in (1, 3))
     assert all(np.array_equal(one, other) for one, other in zip(alone, three, strict=True))
     for index, frames in zip(order, alone, strict=True):
         assert len(frames) == int(clips(6).seconds(index) * 24000) * 16000 // 24000 // 320
-    kept = Heard(clips(6), encoder, standardise=True, workers=2, memory_gb=1e-5)  # room for some
+    kept = Heard(clips(6), encoder, Compared(standardise=True), workers=2, memory_gb=1e-5)  # room for some
     for again in (kept(order), kept(order[::-1])):
         assert {frames.tobytes() for frames in again} == {frames.tobytes() for frames in alone}
     assert 0 < len(kept._kept) < 6
@@ -96,7 +97,7 @@ def test_a_clip_that_cannot_be_read_is_one_line(config: SemanticFitConfig, clips
                 raise ValueError("clip-3 is cut short")
             return super().waveform(i)
 
-    heard = Heard(Broken(6), Encoder.load(config.encoder, 2), standardise=True, workers=2)
+    heard = Heard(Broken(6), Encoder.load(config.encoder, 2), Compared(standardise=True), workers=2)
     with pytest.raises(ValueError) as caught:
         list(heard(range(6)))
     assert str(caught.value) == "clip-3 is cut short"

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.tokenizers.precision import has_bf16
+from triptych.tokenizers.semantic.compared import Compared, standardised
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
-from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, standardised, to_rate
+from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, to_rate
 from triptych.tokenizers.waveform import Waveform
 
 Sound = Callable[[int, int], Waveform]
@@ -22,7 +23,7 @@ KINDS = ["wav2vec2-group", "hubert-layer", "wavlm-layer", "data2vec-audio-", "wa
 
 def make(folder: Path, layer: int = 2, seed: int = 0, standardise: bool = True) -> SemanticTokenizer:
     centroids = torch.randn(20, 32, generator=torch.Generator().manual_seed(seed))
-    return SemanticTokenizer(Encoder.load(folder, layer), centroids, standardise=standardise)
+    return SemanticTokenizer(Encoder.load(folder, layer), centroids, Compared(standardise=standardise))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +62,7 @@ def test_bf16_is_near_and_says_so(checkpoints: dict[str, Path], sound: Sound, ki
         pytest.skip("no bf16 on this processor")
     folder = checkpoints[kind]
     plain = make(folder)
-    near = SemanticTokenizer(Encoder.load(folder, 2, dtype="bf16"), plain.centroids, standardise=True)
+    near = SemanticTokenizer(Encoder.load(folder, 2, dtype="bf16"), plain.centroids, Compared(standardise=True))
     assert near.spec.fingerprint != plain.spec.fingerprint
     (exact,), (rough,) = (made.features([sound(16000, 0)], 16000) for made in (plain, near))
     assert 0 < float((exact - rough).abs().mean()) < 0.05  # of features with unit variance

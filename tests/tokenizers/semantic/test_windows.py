@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
@@ -58,7 +59,7 @@ def tokenizer(folder: Path, sound: Sound, windows: Windows) -> SemanticTokenizer
     encoder = Encoder.load(folder, 3, windows=windows)
     (frames,) = encoder.features([sound(40 * 16000, 9)])
     drawn = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))[:50]
-    return SemanticTokenizer(encoder, frames[drawn], standardise=False)
+    return SemanticTokenizer(encoder, frames[drawn], Compared(standardise=False))
 
 
 def differing(folder: Path, sound: Sound, seconds: int, windows: Windows) -> float:
@@ -89,7 +90,7 @@ def test_a_minute_in_windows(checkpoints: dict[str, Path], sound: Sound, kind: s
 def test_windows_in_batches_and_standardised(checkpoints: dict[str, Path], sound: Sound) -> None:
     waveform = sound(15 * 16000, 0)
     encoder = Encoder.load(checkpoints["hubert-group"], 2, windows=Windows(4, 2))
-    made = SemanticTokenizer(encoder, torch.randn(20, 32), standardise=True)
+    made = SemanticTokenizer(encoder, torch.randn(20, 32), Compared(standardise=True))
     (one,), (short, again) = made.encode([waveform], 16000), made.encode([sound(9000, 1), waveform], 16000)
     assert np.array_equal(one, again) and len(short) == 28
     assert np.array_equal(one, made.assign(made.features([waveform], 16000)[0]))
@@ -108,9 +109,11 @@ def test_windows_join_the_fingerprint_where_they_are_not_the_default(
     checkpoints: dict[str, Path], sound: Sound, tmp_path: Path
 ) -> None:
     encoder = Encoder.load(checkpoints["wavlm-layer"], 2)
-    usual = SemanticTokenizer(encoder, torch.zeros(4, 32), standardise=True)
+    usual = SemanticTokenizer(encoder, torch.zeros(4, 32), Compared(standardise=True))
     other = SemanticTokenizer(
-        Encoder.load(checkpoints["wavlm-layer"], 2, windows=Windows(30, 2)), torch.zeros(4, 32), standardise=True
+        Encoder.load(checkpoints["wavlm-layer"], 2, windows=Windows(30, 2)),
+        torch.zeros(4, 32),
+        Compared(standardise=True),
     )
     assert usual.spec.fingerprint != other.spec.fingerprint
     other.save(tmp_path / "semantic")
@@ -120,11 +123,12 @@ def test_windows_join_the_fingerprint_where_they_are_not_the_default(
 HOUR = """
     import resource, sys
     import numpy as np, torch
+    from triptych.tokenizers.semantic.compared import Compared
     from triptych.tokenizers.semantic.encoder import Encoder
     from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
 
     encoder = Encoder.load(sys.argv[1], 2)
-    made = SemanticTokenizer(encoder, torch.randn(100, encoder.dim), standardise=True)
+    made = SemanticTokenizer(encoder, torch.randn(100, encoder.dim), Compared(standardise=True))
     generator = np.random.default_rng(0)
     waveform = generator.standard_normal(3600 * 24000, dtype=np.float32)
     (tokens,) = made.encode([waveform], 24000)

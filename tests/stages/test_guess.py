@@ -1,0 +1,78 @@
+"""What the coarse stage takes true frames for: one pass is what frame by frame would be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.cli.main import main
+from triptych.lm.sampling import Sampling
+from triptych.stages.coarse.guess import GuessConfig, guess, guess_all, guessing
+from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
+from triptych.stages.span import PromptConfig
+from triptych.tokenizers.acoustic.guesses import Guesses
+
+STARTER = Path(__file__).parents[2] / "src" / "triptych" / "starter"
+
+
+@pytest.fixture
+def stage(specs, shape) -> CoarseStage:
+    return CoarseStage(CoarseConfig(levels=3, transformer=shape, prompt=PromptConfig(max_seconds=0.5)), specs)
+
+
+def test_one_pass_is_frame_by_frame(stage, speech) -> None:
+    """Greedy: each level the likeliest given true frames before, and what was chosen under it in this frame."""
+    torch.manual_seed(0)
+    model = stage.model().eval()
+    clip = speech.clip(1, 2, 10)
+    found = guess(stage, model, clip, Sampling(temperature=0.0), torch.Generator())
+    codes = torch.from_numpy(clip.codes[:3].astype(np.int64))[None]
+    with torch.no_grad():
+        condition = model.encode(torch.from_numpy(clip.semantic.astype(np.int64))[None])
+        for frame in range(codes.shape[2]):
+            before = torch.cat([model.start[None, None], model.embed(codes[:, :, :frame])], dim=1)
+            hidden = model.step(before, condition[:, : frame + 1], torch.zeros(1, frame + 1, dtype=torch.long))[0, -1]
+            chosen: list[int] = []
+            for q in range(3):
+                below = torch.tensor([*chosen, *[0] * (3 - len(chosen))])
+                chosen.append(int(model.logits(q, hidden, below).argmax()))
+            assert found[:, frame].tolist() == chosen
+
+
+def test_every_recording_whole_and_again_the_same(stage, speech) -> None:
+    torch.manual_seed(0)
+    model = stage.model().eval()
+    config, told = GuessConfig(temperature=1.0), []
+    first, again = (dict(guess_all(stage, model, speech, config, lambda *at: told.append(at))) for _ in range(2))
+    assert list(first) == [f"clip{i}" for i in speech.indices] and told[-1] == (len(first), len(first))
+    for index in speech.indices:
+        name = f"clip{index}"
+        assert first[name].shape == (3, speech.clip(int(index)).codes.shape[1])
+        assert np.array_equal(first[name], again[name])
+    other = dict(guess_all(stage, model, speech, replace(config, seed=1)))
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_who_cannot_guess_says_so(stage, specs) -> None:
+    for layout in ("flattened", "delayed"):
+        other = replace(stage, config=replace(stage.config, layout=layout))
+        with pytest.raises(ValueError, match=f"{layout} layout"):
+            guessing(other, other.model())
+    with pytest.raises(ValueError, match="only a coarse stage"):
+        guessing(object(), stage.model())
+
+
+def test_the_verb(starter_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*line: object) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in line])
+        return int(ended.value.code or 0)
+
+    made = tmp_path / "guesses.safetensors"
+    assert run("guess", STARTER, starter_shards, "-o", made, "threads=1") == 0
+    found = Guesses.load(made)
+    assert found.levels == 3 and len(found.spans) == 10 and found.of("2") is not None and found.of("0") is None
+    assert run("guess", STARTER, starter_shards, "-o", made) == 1
+    assert "exists already" in capsys.readouterr().err

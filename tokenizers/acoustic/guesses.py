@@ -1,0 +1,77 @@
+"""Codes that a stage guessed for recordings, in the time of the recordings: what a decoder will be given, beside the
+sound that it should have become.
+
+    guesses.safetensors    codes uint16 [levels, all frames], offsets int64 [recordings + 1], in frames
+                           metadata: format, the names of the recordings, the fingerprint of the codec
+
+Written by `triptych guess`, read by `fit acoustic guesses=`. Knows no stage.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from triptych.training.files import atomic_file
+
+FORMAT = "1"
+Codes = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Read whole."""
+
+    codes: Codes
+    """[levels, all frames]"""
+    spans: dict[str, tuple[int, int]]
+    """name of a recording to its frames"""
+    fingerprint: str
+    """of the codec whose codes they are"""
+
+    @property
+    def levels(self) -> int:
+        return len(self.codes)
+
+    def of(self, name: str) -> Codes | None:
+        """[levels, T'] of a recording; None where it was not guessed."""
+        begin, end = self.spans.get(name, (0, 0))
+        return self.codes[:, begin:end] if end > begin else None
+
+    @classmethod
+    def load(cls, path: Path) -> "Guesses":
+        """
+        Raises:
+            ValueError: no such file, or another one; one line.
+        """
+        try:
+            with safe_open(path, "np") as file:
+                said = file.metadata() or {}
+                codes, offsets = file.get_tensor("codes"), file.get_tensor("offsets").tolist()
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} holds no guesses ({error}): make some with 'triptych guess'") from None
+        if said.get("format") != FORMAT:
+            raise ValueError(f"{path} has no guesses of format {FORMAT}: make it anew with 'triptych guess'")
+        names = json.loads(said["names"])
+        spans = dict(zip(names, pairwise(offsets), strict=True))
+        return cls(codes, spans, said["fingerprint"])
+
+
+def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint: str) -> int:
+    """Writes (name, codes [levels, T']) of recordings; returns how many frames."""
+    names, codes = [], []
+    for name, found in guessed:
+        names.append(name)
+        codes.append(found)
+    offsets = np.cumsum([0, *(x.shape[1] for x in codes)]).astype(np.int64)
+    arrays: dict[str, NDArray[Any]] = {"codes": np.ascontiguousarray(np.concatenate(codes, axis=1)), "offsets": offsets}
+    with atomic_file(path) as beside:
+        save_file(arrays, beside, {"format": FORMAT, "names": json.dumps(names), "fingerprint": fingerprint})
+    return int(offsets[-1])
