@@ -56,6 +56,8 @@ class Request:
         self.streams = {
             name: torch.Generator().manual_seed(self.settings.seed * 3 + place) for place, name in enumerate(STAGES)
         }
+        self.takes: list[torch.Generator] = []
+        """one for each take of the coarse stage, once it is asked for"""
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.pieces: list[NDArray[np.uint16]] = []

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from triptych.lm.decode import run
 from triptych.stages.bundle import Voice
 from triptych.stages.request import Request
+from triptych.stages.takes import make_coarse
 from triptych.tokenizers.acoustic.codec import AFTER_SECONDS
 from triptych.tokenizers.waveform import Waveform
 
@@ -33,8 +34,7 @@ def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> 
             coarse.ended = _until_enough(job, steps, cascade.grid.beats(0.5) * cascade.grid.semantic_per_beat)
         coarse.semantic = job.said(ended=coarse.ended)
         with job.clock("coarse"):
-            for _ in run(rule, [coarse.job(rule)]):
-                pass
+            make_coarse([job], [coarse], rule, 1)
         with job.clock("fine"):
             fine.go_on(coarse.made[: fine.stage.config.coarse_levels], coarse.ended)
         with job.clock("codec"):

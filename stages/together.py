@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from triptych.lm.decode import Job, run
 from triptych.stages.bundle import Voice
+from triptych.stages.takes import make_coarse
 from triptych.stages.utterance import Utterance, share_time
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def _coarse(drafts: Sequence[Draft], slots: int) -> list[NDArray[np.uint16]]:
         jobs = [draft.job for draft in rest]
         rule = jobs[0].cascade.rules.of("coarse", sum(len(draft.semantic) for draft in rest))
         with jobs[0].clock("coarse"):
-            for _ in run(rule, [work.job(rule) for work in works], slots):
-                pass
+            make_coarse(jobs, works, rule, slots)
         share_time("coarse", jobs, [work.made.shape[1] for work in works])
     made = (work.made for work in works)
     return [next(made) if draft.coarse is None else draft.coarse for draft in drafts]

@@ -33,6 +33,10 @@ class Settings:
     """of the coarse stage"""
     fine: Sampling = Sampling(temperature=0.0)
     """of the fine stage"""
+    takes: Annotated[int, Field(ge=1, le=32)] = 1
+    """takes of the coarse stage, window by window: the one is kept in whose sound the semantic tokenizer hears most of
+    the tokens that were asked for. Each costs a pass of the codec and of the tokenizer; the stage itself makes them
+    side by side"""
     levels: int = 0
     """codec levels that are made and heard, the coarse ones at least; 0: all. Fewer are faster, and clearer where the
     fine stage has learned little"""

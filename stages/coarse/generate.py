@@ -52,13 +52,15 @@ class CoarseWork:
     number: int = 0
     """windows made"""
 
-    def job(self, rule: "CoarseRule") -> Generator[Any, Any, None]:
-        """Makes what can be made of the semantic tokens so far, window after window; see `lm.decode`."""
+    def job(self, rule: "CoarseRule", windows: int | None = None) -> Generator[Any, Any, None]:
+        """Makes what can be made of the semantic tokens so far, window after window, `windows` of them at most; see
+        `lm.decode`."""
         grid, levels = self.stage.specs.grid, self.stage.config.levels
         s, a = grid.semantic_per_beat, grid.acoustic_per_beat
         longest = grid.beats(self.stage.config.prompt.max_seconds) - len(self.prompt.semantic) // s
         schedule = Schedule.of(grid, longest, TAIL_SECONDS, self.first_seconds)
-        while True:
+        last = None if windows is None else self.number + windows
+        while self.number != last:
             window = schedule.next(self.number, self.made.shape[1] // a, len(self.semantic) // s, self.ended)
             if window is None:
                 return

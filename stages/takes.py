@@ -1,0 +1,69 @@
+"""Several takes of the coarse stage, window by window, of which the cascade's own ear keeps one.
+
+    tokens asked for ──coarse stage──▶ take 0 ──codec──▶ sound ──semantic tokenizer──▶ tokens heard
+                          └ side by side ▶ take 1 ──…          the take with fewest edits between the two is kept
+
+What was asked for is known, and whether it came out can be heard: a take that swallows a sound has other tokens. The
+edits are counted between runs, since how long a sound is held is not what goes wrong. Take 0 is what would be made
+without takes; a tie goes to the earlier one. Knows no text and no recogniser.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from triptych.lm.decode import run
+from triptych.stages.coarse.generate import CoarseWork
+from triptych.stages.three import STAGES
+from triptych.tokenizers.semantic.ctc import edit_distance
+
+if TYPE_CHECKING:
+    from triptych.stages.request import Request
+
+
+def make_coarse(jobs: "Sequence[Request]", works: Sequence[CoarseWork], rule: Any, slots: int) -> None:
+    """Makes what can be made of the semantic tokens of each work, a request each, up to `slots` rows at a time; the
+    takes of one window are always side by side."""
+    single = [work for job, work in zip(jobs, works, strict=True) if job.settings.takes == 1]
+    for _ in run(rule, [work.job(rule) for work in single], slots):
+        pass
+    open_ = [pair for pair in zip(jobs, works, strict=True) if pair[0].settings.takes > 1]
+    while open_:
+        tried = [(job, work, [replace(work, generator=stream) for stream in streams(job)]) for job, work in open_]
+        rows = [take.job(rule, windows=1) for _, _, takes in tried for take in takes]
+        for _ in run(rule, rows, max(slots, *(job.settings.takes for job, _ in open_))):
+            pass
+        open_ = []
+        for job, work, takes in tried:
+            if takes[0].number > work.number:
+                best = min(takes, key=lambda take: edits(job, work, take))
+                work.made, work.number = best.made, best.number
+                open_.append((job, work))
+
+
+def streams(job: "Request") -> list[torch.Generator]:
+    """The random streams of the coarse stage, one a take; the first is the request's own."""
+    if not job.takes:
+        place = list(STAGES).index("coarse")
+        seeds = ((job.settings.seed + 1_000_003 * take) * len(STAGES) + place for take in range(1, job.settings.takes))
+        job.takes = [job.streams["coarse"], *(torch.Generator().manual_seed(seed) for seed in seeds)]
+    return job.takes
+
+
+def edits(job: "Request", before: CoarseWork, take: CoarseWork) -> float:
+    """Edits, a run of tokens that was asked for, between those and what is heard of the window that `take` added."""
+    grid, tokenizers = job.cascade.grid, job.cascade.tokenizers
+    first, last = (work.made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat for work in (before, take))
+    sound = tokenizers.acoustic.decode(take.made[:, before.made.shape[1] :])
+    (heard,) = tokenizers.semantic.encode([sound], job.cascade.sample_rate)
+    wanted = runs(take.semantic[first:last])
+    return edit_distance(runs(heard), wanted) / max(1, len(wanted))
+
+
+def runs(tokens: NDArray[np.uint16]) -> list[int]:
+    """Tokens without repeats."""
+    return [int(token) for place, token in enumerate(tokens) if not place or token != tokens[place - 1]]

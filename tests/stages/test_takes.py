@@ -1,0 +1,108 @@
+"""Takes of the coarse stage: the one that is heard best is kept, window by window, alone, together and in a stream."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from triptych.lm import native
+from triptych.stages import takes
+from triptych.stages.cascade import Cascade, Settings
+from triptych.stages.coarse.generate import CoarseWork
+from triptych.stages.request import Request
+from triptych.tokenizers.waveform import write_wav
+
+torch.set_num_threads(1)
+LONG = "The old bridge was closed. Nobody knew why."
+
+
+@pytest.fixture(scope="module")
+def cascade() -> Cascade:
+    if native.library(allow_build=True) is None:
+        pytest.skip("no C++ compiler here; in the other tier a row rounds otherwise beside other rows")
+    return Cascade.load()
+
+
+def asking(cascade: Cascade, **changes: object) -> Settings:
+    return replace(cascade.settings, **changes)  # type: ignore[arg-type]
+
+
+def test_the_take_with_fewest_edits_is_kept(cascade: Cascade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it is; and take 0 is what is made without takes."""
+    one = cascade.speak("Rain.", settings=asking(cascade, takes=1))
+    seen: list[np.ndarray] = []
+
+    def listed(order: tuple[int, ...]) -> None:
+        seen.clear()
+        places = iter(order)
+
+        def fake(job: Request, before: CoarseWork, take: CoarseWork) -> float:
+            seen.append(take.made)
+            return float(next(places))
+
+        monkeypatch.setattr(takes, "edits", fake)
+
+    for order, kept in (((0, 1, 2), 0), ((2, 1, 3), 1), ((2, 2, 1), 2), ((1, 1, 1), 0)):
+        listed(order)
+        made = cascade.speak("Rain.", settings=asking(cascade, takes=3))
+        levels = len(seen[0])
+        assert np.array_equal(made.codes[:levels], seen[kept]) and np.array_equal(made.semantic, one.semantic)
+        assert np.array_equal(seen[0], one.codes[:levels])
+        assert not np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[1], seen[2])
+
+
+def test_edits_count_what_is_heard(cascade: Cascade, tmp_path: Path) -> None:
+    """Nothing for the tokens that are heard; everything for others; only the new window counts, without its repeats."""
+    said = cascade.speak(LONG)
+    job, levels = Request(cascade, None), cascade.stages["coarse"][0].config.levels
+    codes = said.codes[:levels]
+    sound = cascade.tokenizers.acoustic.decode(codes)
+    (heard,) = cascade.tokenizers.semantic.encode([sound], cascade.sample_rate)
+    empty = job.coarse_work(cascade.voice(None, None, job))
+    whole = replace(empty, semantic=heard, made=codes)
+    assert takes.edits(job, empty, whole) == 0.0
+    other = (heard + 1) % cascade.tokenizers.semantic.spec.size
+    assert takes.edits(job, empty, replace(whole, semantic=other)) > 0.8
+    grid = cascade.grid
+    half = codes.shape[1] // 2 // grid.acoustic_per_beat * grid.acoustic_per_beat
+    new = half // grid.acoustic_per_beat * grid.semantic_per_beat
+    (later,) = cascade.tokenizers.semantic.encode(
+        [cascade.tokenizers.acoustic.decode(codes[:, half:])], cascade.sample_rate
+    )
+    mixed = np.concatenate([other[:new], later])
+    assert takes.edits(job, replace(empty, made=codes[:, :half]), replace(whole, semantic=mixed)) == 0.0
+    assert takes.runs(np.array([5, 5, 7, 7, 5], dtype=np.uint16)) == [5, 7, 5] and takes.runs(heard[:0]) == []
+
+
+def test_more_takes_are_heard_at_least_as_well(cascade: Cascade, tmp_path: Path) -> None:
+    source = tmp_path / "source.wav"
+    write_wav(source, cascade.speak(LONG).waveform, cascade.sample_rate)
+    heard = {}
+    for count in (1, 3):
+        made = cascade.convert(source, voice=None, settings=asking(cascade, takes=count))
+        job, levels = Request(cascade, None), cascade.stages["coarse"][0].config.levels
+        empty = job.coarse_work(cascade.voice(None, None, job))
+        heard[count] = takes.edits(job, empty, replace(empty, semantic=made.semantic, made=made.codes[:levels]))
+    assert heard[3] <= heard[1]
+
+
+def test_together_alone_and_in_a_stream(cascade: Cascade) -> None:
+    settings = asking(cascade, takes=2, first_seconds=1.0, seed=3)
+    texts = ["Rain.", LONG]
+    alone = [cascade.speak(text, settings=settings) for text in texts]
+    spoken = list(cascade.speak_all(texts, settings=settings, slots=3))
+    for one, other in zip(alone, spoken, strict=True):
+        assert np.array_equal(one.codes, other.codes)
+    pieces = list(cascade.stream(LONG, settings=settings))
+    assert len(pieces) > 1
+    sound, whole = np.concatenate(pieces), alone[1].waveform
+    assert sound.shape == whole.shape
+    assert 10 * np.log10(np.square(sound - whole).mean() / np.square(whole).mean() + 1e-12) < -60
+
+
+def test_none_is_too_few(cascade: Cascade) -> None:
+    with pytest.raises(ValidationError, match="takes"):
+        asking(cascade, takes=0)
