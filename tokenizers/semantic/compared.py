@@ -53,9 +53,17 @@ class Compared:
             ready = (frames - moments[0]) / (moments[1] + STEADY)
         if not self.phonemes or self.head is None:
             return ready
-        scale = self.phonemes * (frames.shape[1] / self.head.steps) ** 0.5
-        heard = (self.head.log_probabilities(frames) / 2).exp() * scale
-        return torch.cat([ready, heard.reshape(len(frames), self.width(0))], dim=1)
+        heard = roots(self.head.log_probabilities(frames), frames.shape[1], self.head.steps, self.phonemes)
+        return torch.cat([ready, heard], dim=1)
+
+
+def roots(log_probabilities: Tensor, dim: int, steps: int, weight: float) -> Tensor:
+    """What CTC hears [..., T * steps, C], beside `dim` features a frame: [..., T, steps * C]; `weight` as
+    `Compared.phonemes`."""
+    scale = weight * (dim / steps) ** 0.5
+    frames = log_probabilities.shape[-2] // steps
+    heard: Tensor = (log_probabilities / 2).exp() * scale
+    return heard.reshape(*heard.shape[:-2], frames, -1)
 
 
 def standardised(frames: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.tokenizers.semantic.architecture import Architecture, build_encoder
+from triptych.tokenizers.semantic.compared import roots
 from triptych.tokenizers.semantic.ctc import edit_distance, greedy
 from triptych.tokenizers.semantic.pretrain_data import Batch
 
@@ -48,6 +49,8 @@ class LossWeights:
     """of the cross-entropy of tokens by distance"""
     temperature: float = 8.0
     """squared distance, a unit of logit"""
+    phonemes: float = 0.0
+    """of what CTC hears beside the features, in those distances (compared.py)"""
 
 
 class MaskedPrediction(nn.Module):
@@ -70,10 +73,11 @@ class MaskedPrediction(nn.Module):
             ValueError: the centroids do not have the width of the encoder's features.
         """
         super().__init__()
-        if centroids is not None and centroids.shape[1] != architecture.dim:
+        width = architecture.dim + (weights.ctc_steps * (text_classes + 1) if weights.phonemes else 0)
+        if centroids is not None and centroids.shape[1] != width:
             raise ValueError(
                 f"targets_from: its centroids have {centroids.shape[1]} numbers, the encoder's features "
-                f"{architecture.dim}: give a tokenizer of an encoder of this width that was fitted with phonemes=0"
+                f"{width}: give a tokenizer of an encoder of this width"
             )
         self.register_buffer("centroids", centroids)
         self.weights = weights
@@ -122,11 +126,13 @@ class MaskedPrediction(nn.Module):
     def heads(self, hidden: Mapping[int, Tensor]) -> tuple[Tensor, Tensor | None]:
         """What `forward` says, of hidden states that are there."""
         logits = self.cluster_head(hidden[-1])
-        if self.ctc_head is None:
-            return logits, None
-        below = hidden[self.ctc_layer]
-        steps = self.ctc_head(below).float().reshape(below.shape[0], -1, self.blank + 1)
-        return logits, steps.log_softmax(dim=-1)
+        return logits, None if self.ctc_head is None else self.steps(hidden[self.ctc_layer])
+
+    def steps(self, below: Tensor) -> Tensor:
+        """[B, T, D] that CTC reads -> its log-probabilities [B, T * ctc_steps, classes + 1]."""
+        assert self.ctc_head is not None
+        steps: Tensor = self.ctc_head(below).float().reshape(below.shape[0], -1, self.blank + 1)
+        return steps.log_softmax(dim=-1)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """Cross-entropy of masked (and, weakly, visible) frames, plus the weighted losses of CTC and of invariance."""
@@ -165,6 +171,10 @@ class MaskedPrediction(nn.Module):
         assert self.centroids is not None
         with torch.autocast(hidden.device.type, enabled=False):  # differences of large numbers
             features = over_clip(hidden, valid)
+            if self.weights.phonemes:
+                said, weights = self.steps(hidden.float()), self.weights
+                heard = roots(said, hidden.shape[2], weights.ctc_steps, weights.phonemes)
+                features = torch.cat([features, heard * valid[..., None]], dim=2)
             near = 2 * features @ self.centroids.T - self.centroids.square().sum(dim=1)
         return near / self.weights.temperature
 

@@ -15,7 +15,7 @@ model.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from dataclasses import dataclass as record_class
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -130,8 +130,11 @@ def fit_encoder(
         run.log(0, "data", summary(material.shelf, config.ctc_steps))
         torch.manual_seed(seed)
         names = list(classes.names) if classes else []
-        centroids = torch.from_numpy(material.targets.centroids) if config.token_weight else None
-        model = MaskedPrediction(config.architecture, loss_weights(config), material.clusters, len(names), centroids)
+        centroids, weights = None, loss_weights(config)
+        if config.token_weight:
+            centroids = torch.from_numpy(material.targets.centroids)
+            weights = replace(weights, phonemes=phonemes_held(config, material.targets, names))
+        model = MaskedPrediction(config.architecture, weights, material.clusters, len(names), centroids)
         if config.init and not resume:
             start_from(model, config.init, classes)
         buckets = Buckets(material.shelf.frames, config.frames_per_batch, seed)
@@ -199,6 +202,20 @@ def loss_weights(config: EncoderFitConfig) -> LossWeights:
         tokens=config.token_weight,
         temperature=config.token_temperature,
     )
+
+
+def phonemes_held(config: EncoderFitConfig, targets: Targets, names: Sequence[str]) -> float:
+    """Weight of what CTC hears in the tokens that features are held to.
+
+    Raises:
+        ValueError: they hear phonemes, and this encoder's CTC others or at another layer.
+    """
+    layers = config.architecture.layers
+    if targets.phonemes and (config.ctc_layer or layers) != (config.token_layer or layers):
+        raise ValueError("targets_from: its tokens hear phonemes; give ctc_layer and token_layer one value")
+    if targets.phonemes and tuple(names) != targets.classes:
+        raise ValueError("targets_from: its tokens hear other phonemes than CTC learns: give the --text that it had")
+    return targets.phonemes
 
 
 @record_class(frozen=True)

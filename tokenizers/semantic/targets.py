@@ -62,6 +62,10 @@ class Targets:
     """of each shelf"""
     centroids: Matrix
     """[K, D]; those of a tokenizer lie among its encoder's standardised features"""
+    phonemes: float = 0.0
+    """weight of what CTC hears beside those features, of a tokenizer's"""
+    classes: tuple[str, ...] = ()
+    """what it tells apart there"""
     projection: Matrix | None = None
     """[80 * stride, D], of BEST-RQ alone"""
 
@@ -79,11 +83,14 @@ def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence
             [own_tokens(tokenizer, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
             for shelf, (clips, indices) in zip(shelves, heard, strict=True)
         ]
-        return Targets(said, tokenizer.centroids.numpy())
+        compared = tokenizer.compared
+        names = compared.head.classes if compared.head and compared.phonemes else ()
+        return Targets(said, tokenizer.centroids.numpy(), compared.phonemes, names)
     if recipe.kind == "best-rq":
         found = [[stacked_mels(shelf, row) for row in range(len(shelf))] for shelf in shelves]
         projection, codebook = random_quantizer(found[0][0].shape[1], recipe)
-        return Targets([[project(x, projection, codebook) for x in shelf] for shelf in found], codebook, projection)
+        ids = [[project(x, projection, codebook) for x in shelf] for shelf in found]
+        return Targets(ids, codebook, projection=projection)
     if recipe.source is None:
         found = [[mfcc_features(shelf, row) for row in range(len(shelf))] for shelf in shelves]
     else:
@@ -168,6 +175,8 @@ def keep_targets(run: Path, targets: Targets, recipe: Recipe, names: Sequence[Se
         arrays[f"ids.{place}"] = np.concatenate(ids).astype(np.int32)
         arrays[f"frames.{place}"] = np.array([len(x) for x in ids], dtype=np.int64)
     said = {"format": "1", "recipe": json.dumps(asdict(recipe)), "clips": fingerprint_of([list(x) for x in names])}
+    if targets.phonemes:
+        said |= {"phonemes": json.dumps(targets.phonemes), "classes": json.dumps(targets.classes)}
     with atomic_file(run / FILE) as beside:
         save_file(arrays, beside, metadata=said)
 
@@ -198,4 +207,5 @@ def kept_targets(run: Path, recipe: Recipe, names: Sequence[Sequence[str]], shel
     if said["clips"] != fingerprint_of([list(x) for x in names]) or not as_long:
         raise ValueError(f"{path} was made of other clips: resume with the manifest that the run began with")
     ids = [np.split(arrays[f"ids.{i}"].astype(np.int64), x.cumsum()[:-1]) for i, x in enumerate(frames)]
-    return Targets(ids, arrays["centroids"], arrays.get("projection"))
+    phonemes, classes = json.loads(said.get("phonemes", "0.0")), tuple(json.loads(said.get("classes", "[]")))
+    return Targets(ids, arrays["centroids"], phonemes, classes, arrays.get("projection"))

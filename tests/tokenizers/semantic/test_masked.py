@@ -1,8 +1,10 @@
 """Two views of a clip: what is held together, and that targets and frames stay aligned when a clip is disturbed."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,3 +141,28 @@ def test_an_encoder_learns_the_tokens_of_a_tokenizer(clips: Callable, tmp_path: 
     for wrong, said in (({"targets_from": None}, "targets_from=FOLDER"), ({"targets": "kmeans"}, "targets=tokens")):
         with pytest.raises(ValueError, match=said):
             fit_encoder(clips(3), tmp_path / "wrong", replace(taught, **wrong), None)
+
+
+def test_an_encoder_is_held_to_tokens_that_hear_phonemes(clips: Callable, letters: Any, tmp_path: Path) -> None:
+    """An encoder says the tokens of a tokenizer that was made of it, before it learns anything."""
+    training = TrainingConfig(max_steps=1, warmup_steps=1, log_every=1, threads=1, device="cpu", learning_rate=1e-9)
+    calm = AugmentConfig(share=0.0, noise_share=0.0)
+    architecture = small("wav2vec2-bert")
+    first = EncoderFitConfig(
+        architecture=architecture, clusters=6, frames_per_batch=60, training=training, augment=calm, mask_start=0.0
+    )
+    fit_encoder(clips(3), tmp_path / "encoder", first, letters)
+    source = SemanticFitConfig(encoder=str(tmp_path / "encoder"), layer=2, clusters=7, batch_frames=50, phonemes=2.0)
+    fit_semantic(clips(3), tmp_path / "tokens", source)
+    held = replace(
+        first, init=str(tmp_path / "encoder"), targets="tokens", targets_from=str(tmp_path / "tokens"), token_weight=1.0
+    )
+    folder = fit_encoder(clips(3), tmp_path / "held", held, letters)
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["kind"] == "validation" and rows[-1]["token_accuracy"] == 1.0
+    with pytest.raises(ValueError, match="one value"):
+        fit_encoder(clips(3), tmp_path / "wrong", replace(held, ctc_layer=1), letters)
+    with pytest.raises(ValueError, match="other phonemes"):
+        fit_encoder(clips(3), tmp_path / "wrong", replace(held, ctc_skip=("a",)), letters)
+    with pytest.raises(ValueError, match="other phonemes"):
+        fit_encoder(clips(3), tmp_path / "wrong2", replace(held, ctc_weight=0.0), letters)
