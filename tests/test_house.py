@@ -27,7 +27,7 @@ MAY_SEE = {
 """room -> the rooms below it; the language model takes from training only how a config is built"""
 THREE = {"semantic", "coarse", "fine"}
 SEES_THE_THREE = {"cascade.py", "request.py", "rules.py", "three.py", "training.py", "preflight.py", "listening.py"}
-SEES_THE_THREE |= {"again.py", "export.py", "overfit.py", "sanity.py", "text_model.py"}
+SEES_THE_THREE |= {"again.py", "export.py", "overfit.py", "sanity.py", "takes.py", "text_model.py"}
 """files of stages/: the cascade, the one that names the three, and those that train and sample any of them"""
 
 
