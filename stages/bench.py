@@ -74,6 +74,8 @@ def measure_stages(cascade: Cascade, requests: int) -> list[StageSpeed]:
         "fine": frames * (levels - coarse),
         "codec": frames * levels,
     }
+    if settings.takes > 1:
+        tokens["ear"] = tokens["semantic"] * settings.takes
     spent: dict[str, float] = {name: sum(one.seconds_by_stage.get(name, 0.0) for one in said) for name in tokens}
     return [StageSpeed(name, requests, count, spent[name], sound) for name, count in tokens.items()]
 

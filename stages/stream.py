@@ -33,8 +33,7 @@ def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> 
         with job.clock("semantic"):
             coarse.ended = _until_enough(job, steps, cascade.grid.beats(0.5) * cascade.grid.semantic_per_beat)
         coarse.semantic = job.said(ended=coarse.ended)
-        with job.clock("coarse"):
-            make_coarse([job], [coarse], rule, 1)
+        make_coarse([job], [coarse], rule, 1)
         with job.clock("fine"):
             fine.go_on(coarse.made[: fine.stage.config.coarse_levels], coarse.ended)
         with job.clock("codec"):

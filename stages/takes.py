@@ -27,20 +27,24 @@ if TYPE_CHECKING:
 
 def make_coarse(jobs: "Sequence[Request]", works: Sequence[CoarseWork], rule: Any, slots: int) -> None:
     """Makes what can be made of the semantic tokens of each work, a request each, up to `slots` rows at a time; the
-    takes of one window are always side by side."""
+    takes of one window are always side by side. The stage's time is on the clock of the first, the ear's on each one's.
+    """
     single = [work for job, work in zip(jobs, works, strict=True) if job.settings.takes == 1]
-    for _ in run(rule, [work.job(rule) for work in single], slots):
-        pass
+    with jobs[0].clock("coarse"):
+        for _ in run(rule, [work.job(rule) for work in single], slots):
+            pass
     open_ = [pair for pair in zip(jobs, works, strict=True) if pair[0].settings.takes > 1]
     while open_:
         tried = [(job, work, [replace(work, generator=stream) for stream in streams(job)]) for job, work in open_]
         rows = [take.job(rule, windows=1) for _, _, takes in tried for take in takes]
-        for _ in run(rule, rows, max(slots, *(job.settings.takes for job, _ in open_))):
-            pass
+        with jobs[0].clock("coarse"):
+            for _ in run(rule, rows, max(slots, *(job.settings.takes for job, _ in open_))):
+                pass
         open_ = []
         for job, work, takes in tried:
             if takes[0].number > work.number:
-                best = min(takes, key=lambda take: edits(job, work, take))
+                with job.clock("ear"):
+                    best = min(takes, key=lambda take: edits(job, work, take))
                 work.made, work.number = best.made, best.number
                 open_.append((job, work))
 

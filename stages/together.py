@@ -98,8 +98,7 @@ def _coarse(drafts: Sequence[Draft], slots: int) -> list[NDArray[np.uint16]]:
     if rest:
         jobs = [draft.job for draft in rest]
         rule = jobs[0].cascade.rules.of("coarse", sum(len(draft.semantic) for draft in rest))
-        with jobs[0].clock("coarse"):
-            make_coarse(jobs, works, rule, slots)
+        make_coarse(jobs, works, rule, slots)
         share_time("coarse", jobs, [work.made.shape[1] for work in works])
     made = (work.made for work in works)
     return [next(made) if draft.coarse is None else draft.coarse for draft in drafts]

@@ -64,7 +64,8 @@ def test_lines_spoken_together_are_those_spoken_alone(either: Cascade) -> None:
     assert [one.text for one in spoken] == TEXTS
     assert all(same(one, other) for one, other in zip(alone, spoken, strict=True))
     assert all(np.array_equal(a.waveform, b.waveform) for a, b in zip(alone, spoken, strict=True))
-    assert all(set(one.seconds_by_stage) == {"semantic", "coarse", "fine", "codec"} for one in spoken)
+    stages = {"semantic", "coarse", "fine", "codec"}
+    assert all(set(one.seconds_by_stage) - {"ear"} == stages for one in spoken)
 
 
 def test_texts_with_seeds_of_their_own_are_spoken_as_alone(cascade: Cascade) -> None:
