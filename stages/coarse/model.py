@@ -11,6 +11,9 @@ from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfi
 from triptych.stages.coarse.sequence import CoarseConfig, Flattening
 from triptych.stages.stage import Batch, Prediction, Specs, padding_share
 
+OWN_TEMPERATURE = 0.5
+"""at which `own_past` is drawn: about as a cascade samples"""
+
 
 class AlignedModel(nn.Module):
     """One causal step a codec frame.
@@ -24,6 +27,7 @@ class AlignedModel(nn.Module):
         super().__init__()
         shape, size = config.transformer, specs.acoustic.size
         self.levels, self.size, self.code_noise = config.levels, size, config.code_noise
+        self.own_past = config.own_past
         self.delay, self.tail = config.delay, config.delay * (config.levels - 1)
         self.semantic_per_beat, self.acoustic_per_beat = specs.grid.semantic_per_beat, specs.grid.acoustic_per_beat
         self.semantic_embedding = nn.Embedding(specs.semantic.size, shape.dim)
@@ -101,13 +105,32 @@ class AlignedModel(nn.Module):
         return found
 
     def hidden(self, batch: Batch) -> Tensor:
-        """[1, S, D]: each step knows the true codes of the steps before it."""
-        rows = batch.packed["frames"]
+        """[1, S, D]: each step knows the codes of the steps before it, the true ones; in training some that are random,
+        or its own."""
+        rows, codes = batch.packed["frames"], batch["codes"]
         states = self.encoder(self.semantic_embedding(batch["semantic"])[None], packed=batch.packed["semantic"])
         condition = self.condition(states, batch["beside"], rows.steps)
-        past = self.embed(self._disturb(batch["codes"])[None]).roll(1, dims=1)
-        before = torch.where((rows.steps == 0)[:, None], self.start, past)
-        return self.step(before, condition, batch["prompted"][None], packed=rows)
+
+        def after(codes: Tensor) -> Tensor:
+            past = self.embed(codes[None]).roll(1, dims=1)
+            before = torch.where((rows.steps == 0)[:, None], self.start, past)
+            return self.step(before, condition, batch["prompted"][None], packed=rows)
+
+        if self.training and self.own_past:
+            with torch.no_grad():
+                own = self._draw(after(codes)[0])
+            taken = (torch.rand(codes.shape[1], device=codes.device) < self.own_past) & (batch["prompted"] == 0)
+            codes = torch.where(taken, own, codes)
+        return after(self._disturb(codes))
+
+    def _draw(self, hidden: Tensor) -> Tensor:
+        """Codes [levels, S] from hidden states [S, D], at OWN_TEMPERATURE."""
+        drawn = torch.zeros(self.levels, len(hidden), dtype=torch.long, device=hidden.device)
+        for q in range(self.levels):
+            logits = self.logits(q, hidden, drawn).float()
+            noise = torch.empty_like(logits).exponential_().clamp_(min=1e-30)
+            drawn[q] = ((logits / OWN_TEMPERATURE).softmax(dim=-1) / noise).argmax(dim=-1)
+        return drawn
 
     def _disturb(self, codes: Tensor) -> Tensor:
         if not self.training or not self.code_noise:

@@ -23,11 +23,12 @@ Knows no model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import nn
 
@@ -56,6 +57,14 @@ class CoarseConfig:
     """the voice prompt, and the length of a row"""
     code_noise: float = 0.05
     """share of past codes that training replaces by random ones, against drift"""
+    own_past: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """share of past frames that training replaces by what the model itself takes them for, against drift: a stage that
+    speaks hears itself, not the truth (parallel scheduled sampling, Duckworth et al. 2019). Costs a forward pass more;
+    aligned layout alone"""
+
+    def __post_init__(self) -> None:
+        if self.own_past and self.layout != "aligned":
+            raise ValueError(f"own_past is for layout=aligned, not {self.layout}: leave it out")
 
     @property
     def delay(self) -> int:

@@ -11,7 +11,7 @@ from triptych.cli.main import main
 from triptych.lm.sampling import Sampling
 from triptych.stages.coarse.guess import GuessConfig, guess, guess_all, guessing
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
-from triptych.stages.span import PromptConfig
+from triptych.stages.span import PromptConfig, Span
 from triptych.tokenizers.acoustic.guesses import Guesses
 
 STARTER = Path(__file__).parents[2] / "src" / "triptych" / "starter"
@@ -76,3 +76,26 @@ def test_the_verb(starter_shards: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert found.levels == 3 and len(found.spans) == 10 and found.of("2") is not None and found.of("0") is None
     assert run("guess", STARTER, starter_shards, "-o", made) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_stage_learns_on_its_own_past(stage, speech) -> None:
+    """In training alone, and not in the prompt: frames whose past holds its own guesses see another past."""
+    own = replace(stage, config=replace(stage.config, own_past=1.0, code_noise=0.0))
+    torch.manual_seed(0)
+    model = own.model()
+    clip = speech.clip(1, 2, 8)
+    prompt = clip.codes.shape[1] // 2
+    batch = own.collate([Span(clip.semantic, clip.codes[:3], prompt)])
+    seen: list[torch.Tensor] = []
+    embed = model.embed
+    model.embed = lambda codes: seen.append(codes[0]) or embed(codes)  # type: ignore[func-returns-value]
+    loss, _ = model.train().loss(batch)
+    loss.backward()
+    true, mixed = seen
+    assert torch.equal(true, batch["codes"]) and torch.equal(mixed[:, :prompt], true[:, :prompt])
+    assert (mixed[:, prompt:] != true[:, prompt:]).float().mean() > 0.5  # a random model guesses one in sixteen
+    seen.clear()
+    model.eval().loss(batch)
+    assert len(seen) == 1 and torch.equal(seen[0], batch["codes"])
+    with pytest.raises(ValueError, match="layout=aligned"):
+        replace(stage.config, layout="flattened", own_past=0.5)
