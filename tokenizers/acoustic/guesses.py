@@ -65,11 +65,17 @@ class Guesses:
 
 
 def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint: str) -> int:
-    """Writes (name, codes [levels, T']) of recordings; returns how many frames."""
+    """Writes (name, codes [levels, T']) of recordings; returns how many frames.
+
+    Raises:
+        ValueError: there are none.
+    """
     names, codes = [], []
     for name, found in guessed:
         names.append(name)
         codes.append(found)
+    if not names:
+        raise ValueError("no recording of split train has a whole beat: there is nothing to guess")
     offsets = np.cumsum([0, *(x.shape[1] for x in codes)]).astype(np.int64)
     arrays: dict[str, NDArray[Any]] = {"codes": np.ascontiguousarray(np.concatenate(codes, axis=1)), "offsets": offsets}
     with atomic_file(path) as beside:

@@ -123,6 +123,8 @@ def test_a_decoder_learns_from_guesses_and_mistakes_are_one_line(codec: Path, tm
         read_guesses(replace(config, decoder_of=None), clips)
     with pytest.raises(ValueError, match="holds no guesses"):
         read_guesses(replace(config, guesses=str(tmp_path / "none.safetensors")), clips)
+    with pytest.raises(ValueError, match="nothing to guess"):
+        write_guesses(tmp_path / "empty.safetensors", [], own.spec.fingerprint)
     write_guesses(tmp_path / "other.safetensors", named, "else")
     with pytest.raises(ValueError, match="guess anew"):
         read_guesses(replace(config, guesses=str(tmp_path / "other.safetensors")), clips)
