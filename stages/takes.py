@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from triptych.lm.decode import run
 from triptych.stages.coarse.generate import CoarseWork
 from triptych.stages.three import STAGES
-from triptych.tokenizers.semantic.ctc import edit_distance
+from triptych.tokenizers.semantic.ctc import collapse, edit_distance
 
 if TYPE_CHECKING:
     from triptych.stages.request import Request
@@ -64,10 +62,5 @@ def edits(job: "Request", before: CoarseWork, take: CoarseWork) -> float:
     first, last = (work.made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat for work in (before, take))
     sound = tokenizers.acoustic.decode(take.made[:, before.made.shape[1] :])
     (heard,) = tokenizers.semantic.encode([sound], job.cascade.sample_rate)
-    wanted = runs(take.semantic[first:last])
-    return edit_distance(runs(heard), wanted) / max(1, len(wanted))
-
-
-def runs(tokens: NDArray[np.uint16]) -> list[int]:
-    """Tokens without repeats."""
-    return [int(token) for place, token in enumerate(tokens) if not place or token != tokens[place - 1]]
+    wanted = collapse(take.semantic[first:last]).tolist()
+    return edit_distance(collapse(heard).tolist(), wanted) / max(1, len(wanted))

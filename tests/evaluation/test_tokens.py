@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from triptych.evaluation.abx import abx_absence, pooled, segments
 from triptych.evaluation.probes import pitch_probe, speaker_probe
-from triptych.evaluation.tokens import change, collapse, purity, use
+from triptych.evaluation.tokens import change, purity, use
+from triptych.tokenizers.semantic.ctc import collapse
 
 CHANCE = np.random.default_rng(0)
 IDS = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(np.array)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +43,14 @@ class TextClasses:
         return np.asarray(classes[classes >= 0], dtype=np.int64)
 
 
+def collapse(ids: NDArray[Any]) -> NDArray[Any]:
+    """[T] without repeats."""
+    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])] if len(ids) else ids
+
+
 def greedy(best: NDArray[np.int64], blank: int) -> list[int]:
     """The best class of each step [T] -> classes without repeats and blanks."""
-    changed = np.concatenate([[True], best[1:] != best[:-1]])
-    return [int(item) for item in best[changed] if item != blank]
+    return [int(item) for item in collapse(best) if item != blank]
 
 
 def edit_distance(said: Sequence[int], meant: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.tokenizers.semantic.augment import clean_frames
-from triptych.tokenizers.semantic.ctc import edit_distance
+from triptych.tokenizers.semantic.ctc import collapse, edit_distance
 
 Ids = NDArray[np.int64]
 """[T]"""
@@ -43,11 +43,6 @@ def use(ids: Sequence[Ids], size: int, frame_rate: float) -> Use:
     entropy = float(-(share * np.log2(share)).sum())
     runs = sum(len(collapse(clip)) for clip in ids)
     return Use(frames, float((counts > 0).mean()), entropy, runs * frame_rate / max(1, frames), entropy * frame_rate)
-
-
-def collapse(ids: Ids) -> Ids:
-    """Without repeats."""
-    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])] if len(ids) else ids
 
 
 @dataclass(frozen=True)
