@@ -6,27 +6,39 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from triptych.tokenizers.acoustic.ear import Ear
+
 
 class SoundDistance(nn.Module):
-    """What a decoder is trained by: `MelDistance`, and L1 relative to the level of the sound."""
+    """What a decoder is trained by: `MelDistance`, L1 relative to the level of the sound, and what an `Ear` says."""
 
-    def __init__(self, sample_rate: int, windows: tuple[int, ...], waveform_weight: float) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        windows: tuple[int, ...],
+        waveform_weight: float,
+        ear: Ear | None = None,
+        ear_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         self.mel, self.waveform_weight = MelDistance(sample_rate, windows), waveform_weight
+        self.ear, self.ear_weight = ear, ear_weight
 
     def forward(self, made: Tensor, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distance of waveforms [B, N], and its two parts."""
+        """Distance of waveforms [B, N], and its parts."""
         parts = self.parts(made, given)
         return self.total(parts), {name: part.detach() for name, part in parts.items()}
 
     def parts(self, made: Tensor, given: Tensor) -> dict[str, Tensor]:
-        """Both distances of waveforms [B, N], each a mean over rows."""
+        """The distances of waveforms [B, N], each a mean over rows."""
         level = given.square().mean(dim=1, keepdim=True).sqrt() + 1e-4
-        return {"mel": self.mel(made, given), "waveform": ((made - given).abs() / level).mean()}
+        parts = {"mel": self.mel(made, given), "waveform": ((made - given).abs() / level).mean()}
+        return parts if self.ear is None else {**parts, "ear": self.ear.distance(made, given)}
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The distance of which these are the parts."""
-        return parts["mel"] + self.waveform_weight * parts["waveform"]
+        total = parts["mel"] + self.waveform_weight * parts["waveform"]
+        return total if self.ear is None else total + self.ear_weight * parts["ear"]
 
 
 class MelDistance(nn.Module):

@@ -2,7 +2,7 @@
 
     before the start     loss = mel distance + waveform_weight · waveform distance
     alone_steps          the same, and the discriminator learns to tell
-    from then on         the four losses at the waveform (mel, waveform, adversarial, features) ─balancer─▶ one gradient
+    from then on         the losses at the waveform (mel, waveform, adversarial, features, ear) ─balancer─▶ one gradient
 
 Both are handed back as one scalar: its value is always the plain distance, so that curves go on, and its gradient is
 what the codec and the discriminator shall follow. One backward serves both: the codec's losses reach the waveform
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from triptych.tokenizers.acoustic.balancer import Balancer
 from triptych.tokenizers.acoustic.discriminator import Discriminator, feature_distance, fooling_loss, telling_loss
+from triptych.tokenizers.acoustic.ear import Ear
 from triptych.tokenizers.acoustic.mel import SoundDistance
 from triptych.tokenizers.acoustic.settings import CodecFitConfig
 
@@ -38,7 +39,7 @@ class Adversary(nn.Module):
             "waveform": said.waveform_weight,
             "adversarial": said.adversarial_weight,
             "feature": said.feature_weight,
-        }
+        } | ({"ear": said.ear_weight} if config.ear else {})
         self.balancer = Balancer(weights, said.balance_norm, said.balance_decay)
 
     def learns(self, step: int) -> bool:
@@ -82,7 +83,9 @@ class Objective(nn.Module):
 
     def __init__(self, config: CodecFitConfig) -> None:
         super().__init__()
-        self.distance = SoundDistance(config.sample_rate, config.mel_windows, config.waveform_weight)
+        ear = Ear.load(config.ear, config.sample_rate) if config.ear else None
+        windows = config.mel_windows
+        self.distance = SoundDistance(config.sample_rate, windows, config.waveform_weight, ear, config.ear_weight)
         self.adversary = Adversary(config) if config.discriminator.start is not None else None
 
     def forward(self, made: Tensor, given: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:

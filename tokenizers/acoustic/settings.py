@@ -36,6 +36,8 @@ class DiscriminatorConfig:
     """of the hinge loss, likewise"""
     feature_weight: float = 3.0
     """of feature matching, likewise"""
+    ear_weight: float = 3.0
+    """of what the ear says, likewise, where there is one; it takes the place of the other ear_weight"""
     balance_decay: float = 0.999
     """of the moving averages of the gradients' norms"""
     balance_norm: float = 5.0
@@ -95,6 +97,11 @@ class CodecFitConfig:
     """samples, of the log-mel distance; hop a quarter"""
     waveform_weight: float = 0.5
     """of the L1 distance, relative to the loudness of the crop"""
+    ear: str | None = None
+    """a semantic tokenizer (folder) whose encoder hears what is made and what was given; how far its hidden states, and
+    the phonemes that it hears, are apart is a loss beside the others. It keeps words where few levels are decoded"""
+    ear_weight: float = 1.0
+    """of that loss"""
     commitment_weight: float = 0.25
     """of the distance from latent to codebook"""
     decay: float = 0.99

@@ -31,7 +31,7 @@ Frames = NDArray[np.float32]
 
 
 @cache
-def _mel_filters() -> NDArray[np.float64]:
+def mel_filters() -> NDArray[np.float64]:
     """[257, 80], triangles in the mel scale of Kaldi, 20 Hz to the Nyquist frequency."""
     from transformers.audio_utils import mel_filter_bank
 
@@ -60,7 +60,7 @@ def mel_centres() -> NDArray[np.float64]:
 def white_mels() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[80] each: width of each mel filter, and its power for white noise of unit density, which the pre-emphasis makes
     tens of times greater at the top than at the bottom."""
-    filters, turn = _mel_filters(), np.linspace(0, np.pi, 257)
+    filters, turn = mel_filters(), np.linspace(0, np.pi, 257)
     emphasis = 1 + EMPHASIS**2 - 2 * EMPHASIS * np.cos(turn)
     return filters.sum(axis=0), emphasis @ filters
 
@@ -79,7 +79,7 @@ def log_mels(waveform: Waveform) -> Frames:
     povey = np.hanning(WINDOW) ** 0.85
     spectrum = fft.rfft(emphasised * povey, n=512, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
-    return np.asarray(np.log(np.maximum(FLOOR, power @ _mel_filters())), dtype=np.float32)
+    return np.asarray(np.log(np.maximum(FLOOR, power @ mel_filters())), dtype=np.float32)
 
 
 def normalise(mels: Frames, moments: Moments | None = None) -> Frames:
