@@ -17,7 +17,7 @@ import torch
 from triptych.lm.decode import run
 from triptych.stages.coarse.generate import CoarseWork
 from triptych.stages.three import STAGES
-from triptych.tokenizers.semantic.ctc import collapse, edit_distance
+from triptych.tokenizers.semantic.ctc import edits_a_run
 
 if TYPE_CHECKING:
     from triptych.stages.request import Request
@@ -62,5 +62,4 @@ def edits(job: "Request", before: CoarseWork, take: CoarseWork) -> float:
     first, last = (work.made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat for work in (before, take))
     sound = tokenizers.acoustic.decode(take.made[:, before.made.shape[1] :])
     (heard,) = tokenizers.semantic.encode([sound], job.cascade.sample_rate)
-    wanted = collapse(take.semantic[first:last]).tolist()
-    return edit_distance(collapse(heard).tolist(), wanted) / max(1, len(wanted))
+    return edits_a_run(heard, take.semantic[first:last])

@@ -59,7 +59,8 @@ class RunConfig:
     validation_rows: int = 64
     """clips of split dev at each validation; 0: no validation"""
     listen: str | None = None
-    """tokenizers (coarse, fine) or a bundle (any stage) through which validation is heard in TensorBoard"""
+    """tokenizers (coarse, fine) or a bundle (any stage) through which validation is heard in TensorBoard; of coarse and
+    fine the tokenizer counts `edits` too: training.best=edits keeps the checkpoint that says most, on its own past"""
     training: TrainingConfig = TrainingConfig()
     """steps, rates, precision"""
 
@@ -235,6 +236,8 @@ class Validation:
     def __init__(self, stage: AnyStage, held_out: Speech, model: Any, config: RunConfig) -> None:
         self.stage, self.held_out, self.model, self.config = stage, held_out, model, config
         self.listener = Listener(Path(config.listen), stage, held_out) if config.listen else None
+        if config.training.best == "edits" and not (self.listener and self.listener.ear):
+            raise ValueError("training.best=edits: nothing counts them here; name the tokenizers with listen=")
         self.rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
 
     def __call__(self, step: int, run: RunFolder) -> dict[str, float]:
@@ -244,7 +247,7 @@ class Validation:
         for task in getattr(self.stage, "also", ()):
             values |= {f"{task}_{name}": value for name, value in self.mean(task).items() if name in TOLD}
         if self.listener:
-            self.listener(step, run, whole(self.model, self.stage.model))
+            values |= self.listener(step, run, whole(self.model, self.stage.model))
         return values
 
     def mean(self, given: str) -> dict[str, float]:

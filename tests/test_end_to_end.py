@@ -175,6 +175,27 @@ def test_a_stage_is_heard_at_each_validation(work: Path, tmp_path: Path, stage: 
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     assert {f"{stage}_0", f"{stage}_1"} <= set(events.Tags()["audio"])
     assert [event.step for event in events.Audio(f"{stage}_0")] == [1, 2]
+    rows = [json.loads(row) for row in open(tmp_path / "run" / "metrics.jsonl")]
+    heard = [row for row in rows if row["kind"] == "validation" and "edits" in row]
+    assert len(heard) == (0 if stage == "semantic" else 2)
+    assert all(row["edits"] > 0 and row["edits_true"] == heard[0]["edits_true"] for row in heard)
+
+
+def test_the_best_checkpoint_may_be_the_one_that_is_heard_best(work: Path, tmp_path: Path) -> None:
+    line = ["train", "coarse", "--config", "coarse/tiny", f"shards={work / 'shards'}", f"init={work / 'coarse'}"]
+    line += ["training.max_steps=6", "training.validate_every=1", "training.checkpoint_every=100"]
+    line += ["training.learning_rate=0.05", "training.warmup_steps=1", "training.best=edits"]
+    result = CliRunner().invoke(app, [*line, f"run={tmp_path / 'deaf'}"])
+    assert result.exit_code == 1 and "listen=" in str(result.exception)
+    run = tmp_path / "run"
+    assert CliRunner().invoke(app, [*line, f"run={run}", f"listen={work / 'tokenizers'}"]).exit_code == 0
+    rows = [json.loads(row) for row in open(run / "metrics.jsonl")]
+    edits = [row["edits"] for row in rows if row["kind"] == "validation"]
+    assert len(set(edits)) > 1
+    assert (run / "best").read_text() == f"step-{1 + edits.index(min(edits)):08d}"
+    odd = [*line[:-1], "training.best=beauty", f"run={tmp_path / 'odd'}"]
+    result = CliRunner().invoke(app, odd)
+    assert result.exit_code == 1 and "choose one of" in str(result.exception) and "gap_prompt" in str(result.exception)
 
 
 def test_a_run_begins_with_the_weights_of_another(work: Path, tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def edit_distance(said: Sequence[int], meant: Sequence[int]) -> int:
     return int(row[-1])
 
 
+def edits_a_run(heard: NDArray[Any], meant: NDArray[Any]) -> float:
+    """Edits between the tokens [T] that are heard and those that were meant, a run of equal ones that was meant: how
+    long a sound is held is not counted."""
+    wanted = collapse(meant).tolist()
+    return edit_distance(collapse(heard).tolist(), wanted) / max(1, len(wanted))
+
+
 def ctc_fits(text: NDArray[np.int64], steps: int) -> bool:
     """Whether CTC can align `text` to `steps`: one step a class, and a blank between equal neighbours."""
     return len(text) > 0 and len(text) + int((text[1:] == text[:-1]).sum()) <= steps

@@ -76,7 +76,9 @@ class TrainingConfig:
     checkpoint_every: int = 500
     """steps between two checkpoints"""
     keep_last: int = 2
-    """checkpoints kept, besides the best one by validation loss"""
+    """checkpoints kept, besides the best one"""
+    best: str = "loss"
+    """the validation metric whose lowest value marks the best checkpoint"""
     timeout: float = 600.0
     """seconds that a rank waits for the others before it names who is missing and ends"""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()

@@ -122,7 +122,7 @@ def train(
     zero = ZeroEngine(model, learners, config, device) if dealt_out else None
     if zero and resume:
         zero.load_moments(find_checkpoint(run.path))
-    best = _best_so_far(run.path)
+    best = _best_so_far(run.path, config.best)
     folder = find_checkpoint(run.path) if resume else run.path
     average = average_of(model, config.average, folder)
     if config.compile:
@@ -152,7 +152,7 @@ def train(
             improved = False
             if validate and (step % config.validate_every == 0 or step == config.max_steps):
                 values = _validate(model, validate, step, run, device, config, average)
-                improved, best = values["loss"] < best, min(best, values["loss"])
+                improved, best = values[config.best] < best, min(best, values[config.best])
                 clock.restart()
             reached(f"the end of step {step}")
             if step % config.checkpoint_every == 0 or last or improved:
@@ -228,17 +228,20 @@ def _validate(
     finally:
         model.train()
     run.log(step, "validation", values)
+    if config.best not in values:
+        known = ", ".join(sorted(values))
+        raise TrainingError(f"training.best={config.best} is measured by no validation here: choose one of {known}")
     return values
 
 
-def _best_so_far(run: Path) -> float:
+def _best_so_far(run: Path, metric: str) -> float:
     import json
 
     losses = [math.inf]
     for line in open(run / "metrics.jsonl", encoding="utf-8"):
         row = json.loads(line)
         if row["kind"] == "validation":
-            losses.append(row["loss"])
+            losses.append(row.get(metric, math.inf))
     return min(losses)
 
 
