@@ -1,4 +1,4 @@
-"""What a listener should be told of an utterance: loops in what is said, long silences in the sound.
+"""What a listener should be told of an utterance: loops in what is said, a text that takes too long, long silences.
 
     collapsed tokens   … 5 9 2  5 9 2  5 9 2  5 9 2  7 …     goes round: the same few tokens, several times in a row
 
@@ -14,6 +14,9 @@ ROUNDS = 4
 """of a loop; speech may say a thing twice or three times"""
 PERIODS = range(2, 41)
 """collapsed tokens of a loop"""
+SLOW, PAUSE = 1.4, 0.35
+"""share of the usual length, and seconds on top, that a text may take: sentences take 1.43 times it at most, and a
+short one begins and ends with a pause, however short it is"""
 SILENT_DB = -40.0
 """below the loudest frame"""
 FRAME_SECONDS = 0.02
@@ -33,6 +36,15 @@ def loops(semantic: NDArray[np.uint16], rate: float) -> list[str]:
         if length >= (ROUNDS - 1) * period:
             return [f"the semantic tokens go round from {starts[begin] / rate:.1f} s on: try another seed"]
     return []
+
+
+def overlong(frames: int, expected: int, rate: float) -> list[str]:
+    """Whether `frames` semantic tokens, `rate` a second, are too many for a text that usually takes `expected`: a
+    sentence that is said twice is no loop, since the second time has other tokens."""
+    if frames <= SLOW * expected + PAUSE * rate:
+        return []
+    took, usual = frames / rate, expected / rate
+    return [f"{took:.1f} s for a text that takes about {usual:.1f} s: perhaps a part is said twice; try another seed"]
 
 
 def silences(waveform: Waveform, sample_rate: int) -> list[str]:

@@ -18,7 +18,7 @@ from triptych.lm.decode import Row
 from triptych.stages.bundle import Voice
 from triptych.stages.coarse.generate import CoarseWork
 from triptych.stages.fine.generate import FineWork
-from triptych.stages.notice import loops, silences
+from triptych.stages.notice import loops, overlong, silences
 from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.span import PromptConfig, Span
@@ -89,6 +89,9 @@ class Request:
             self.saying = None
             if len(tokens) == longest:
                 self.notes.append(REACHED_LONGEST)
+            else:
+                rate = float(self.cascade.grid.semantic_rate)
+                self.notes += overlong(len(tokens), stage.expected_frames(len(text)), rate)
             self.pieces.append(self._whole_beats(tokens))
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:

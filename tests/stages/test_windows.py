@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.stages.notice import loops, silences
+from triptych.stages.notice import loops, overlong, silences
 from triptych.stages.windows import Schedule, Window, windows
 
 
@@ -53,6 +53,14 @@ def test_a_loop_is_told_and_a_held_sound_is_not():
     turning = np.concatenate([plain[:100], np.tile(plain[100:106], 5), plain[106:]])
     assert "from 2.0 s on" in loops(turning, 50.0)[0]
     assert loops(np.concatenate([plain[:100], np.tile(plain[100:106], 2), plain[106:]]), 50.0) == []
+
+
+def test_a_text_that_takes_too_long_is_told_and_a_slow_voice_is_not():
+    assert overlong(62, 44, 25.0) == []  # 1.4 times as long as usual
+    assert overlong(15, 5, 25.0) == []  # a word and the pauses around it
+    (line,) = overlong(55, 25, 25.0)
+    assert line.startswith("2.2 s for a text that takes about 1.0 s") and "said twice" in line
+    assert overlong(110, 50, 50.0) and not overlong(84, 50, 50.0)
 
 
 def test_a_long_silence_is_told_and_a_pause_is_not():
