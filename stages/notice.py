@@ -38,13 +38,13 @@ def loops(semantic: NDArray[np.uint16], rate: float) -> list[str]:
     return []
 
 
-def overlong(frames: int, expected: int, rate: float) -> list[str]:
-    """Whether `frames` semantic tokens, `rate` a second, are too many for a text that usually takes `expected`: a
-    sentence that is said twice is no loop, since the second time has other tokens."""
+def overlong(frames: int, expected: float, rate: float) -> list[str]:
+    """Whether `frames` semantic tokens, `rate` a second, are too many for a text that usually takes `expected` in this
+    voice: a sentence that is said twice is no loop, since the second time has other tokens."""
     if frames <= SLOW * expected + PAUSE * rate:
         return []
-    took, usual = frames / rate, expected / rate
-    return [f"{took:.1f} s for a text that takes about {usual:.1f} s: perhaps a part is said twice; try another seed"]
+    times = frames / max(1.0, expected)
+    return [f"it takes {times:.1f} times as long as such a text does: perhaps a part is said twice; try another seed"]
 
 
 def silences(waveform: Waveform, sample_rate: int) -> list[str]:

@@ -90,8 +90,8 @@ class Request:
             if len(tokens) == longest:
                 self.notes.append(REACHED_LONGEST)
             else:
-                rate = float(self.cascade.grid.semantic_rate)
-                self.notes += overlong(len(tokens), stage.expected_frames(len(text)), rate)
+                usual = stage.expected_frames(len(text)) * self._pace(stage, voice)
+                self.notes += overlong(len(tokens), usual, float(self.cascade.grid.semantic_rate))
             self.pieces.append(self._whole_beats(tokens))
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:
@@ -134,6 +134,13 @@ class Request:
         if not (voice.text and front_end and stage.config.prompt_share) or seconds > stage.config.prompt_seconds:
             return NOTHING, NOTHING
         return front_end.encode(voice.text), voice.semantic
+
+    def _pace(self, stage: Any, voice: Voice) -> float:
+        """How much longer than usual this voice takes for what it says; 1 where it is quicker, or its text unknown."""
+        front_end = self.cascade.tokenizers.text
+        if not (voice.text and front_end):
+            return 1.0
+        return float(max(1.0, len(voice.semantic) / max(1, stage.expected_frames(len(front_end.encode(voice.text))))))
 
     def go_on(self, prompt: NDArray[np.uint16], beats: int) -> Generator[Row, Row, None]:
         """The job of the semantic stage without a text: `beats` beats after `prompt`, in windows as long as training

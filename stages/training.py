@@ -9,7 +9,7 @@ of its place.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,7 +60,9 @@ class RunConfig:
     """clips of split dev at each validation; 0: no validation"""
     listen: str | None = None
     """tokenizers (coarse, fine) or a bundle (any stage) through which validation is heard in TensorBoard; of coarse and
-    fine the tokenizer counts `edits` too: training.best=edits keeps the checkpoint that says most, on its own past"""
+    fine the tokenizer counts `edits` too"""
+    best: Literal["loss", "edits"] = "loss"
+    """what marks the best checkpoint: held-out loss on true pasts, or the edits of what is made on the stage's own"""
     training: TrainingConfig = TrainingConfig()
     """steps, rates, precision"""
 
@@ -172,6 +174,8 @@ def _train_stage(
     shards, stage, model, held_out = ready.shards, ready.stage, ready.model, Speech(ready.shards, "dev")
     resolved = asdict(config) | {"stage": asdict(stage.config)}
     validate = Validation(stage, held_out, model, config) if len(held_out.indices) and config.validation_rows else None
+    if config.best == "edits" and not (validate and validate.listener and validate.listener.ear):
+        raise ValueError("best=edits: nothing counts them here; give listen=TOKENIZERS, and clips of split dev")
     with RunFolder(Path(config.run), resolved) as run:
         if config.resume:
             latest = find_checkpoint(run.path)
@@ -190,6 +194,7 @@ def _train_stage(
             record_of(stage) | note_of(config.lora),
             dealing=dealing,
             validate=validate,
+            best=config.best,
             resume=config.resume,
             progress=progress,
         )
@@ -236,8 +241,6 @@ class Validation:
     def __init__(self, stage: AnyStage, held_out: Speech, model: Any, config: RunConfig) -> None:
         self.stage, self.held_out, self.model, self.config = stage, held_out, model, config
         self.listener = Listener(Path(config.listen), stage, held_out) if config.listen else None
-        if config.training.best == "edits" and not (self.listener and self.listener.ear):
-            raise ValueError("training.best=edits: nothing counts them here; name the tokenizers with listen=")
         self.rows = stage.usable(held_out)[:: max(1, len(held_out.indices) // config.validation_rows)]
 
     def __call__(self, step: int, run: RunFolder) -> dict[str, float]:

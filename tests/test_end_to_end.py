@@ -1,5 +1,6 @@
 """From wavs to a spoken sentence by the command line: two utterances are overfitted, greedy decoding returns them."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from triptych.cli.main import app, main
 from triptych.corpus.shards import ShardSet
 from triptych.lm.sampling import Sampling
 from triptych.stages.cascade import Cascade, Settings
+from triptych.stages.training import train_stage
 
 GREEDY = Settings(
     semantic=Sampling(temperature=0.0), coarse=Sampling(temperature=0.0), fine=Sampling(temperature=0.0), longest=3.0
@@ -170,7 +172,7 @@ def test_a_stage_is_heard_at_each_validation(work: Path, tmp_path: Path, stage: 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     line = ["train", stage, "--config", f"{stage}/tiny", f"shards={work / 'shards'}", f"run={tmp_path / 'run'}"]
-    line += ["training.max_steps=2", "training.validate_every=1", f"listen={work / through}"]
+    line += ["training.max_steps=2", "training.validate_every=1", "training.dtype=bf16", f"listen={work / through}"]
     assert CliRunner().invoke(app, line, catch_exceptions=False).exit_code == 0
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     assert {f"{stage}_0", f"{stage}_1"} <= set(events.Tags()["audio"])
@@ -184,18 +186,58 @@ def test_a_stage_is_heard_at_each_validation(work: Path, tmp_path: Path, stage: 
 def test_the_best_checkpoint_may_be_the_one_that_is_heard_best(work: Path, tmp_path: Path) -> None:
     line = ["train", "coarse", "--config", "coarse/tiny", f"shards={work / 'shards'}", f"init={work / 'coarse'}"]
     line += ["training.max_steps=6", "training.validate_every=1", "training.checkpoint_every=100"]
-    line += ["training.learning_rate=0.05", "training.warmup_steps=1", "training.best=edits"]
-    result = CliRunner().invoke(app, [*line, f"run={tmp_path / 'deaf'}"])
-    assert result.exit_code == 1 and "listen=" in str(result.exception)
+    line += ["training.learning_rate=0.05", "training.warmup_steps=1", "best=edits"]
+    for deaf in ([], [f"listen={work / 'tokenizers'}", "validation_rows=0"]):
+        result = CliRunner().invoke(app, [*line, *deaf, f"run={tmp_path / 'deaf'}"])
+        assert result.exit_code == 1 and "listen=TOKENIZERS" in str(result.exception)
     run = tmp_path / "run"
     assert CliRunner().invoke(app, [*line, f"run={run}", f"listen={work / 'tokenizers'}"]).exit_code == 0
     rows = [json.loads(row) for row in open(run / "metrics.jsonl")]
     edits = [row["edits"] for row in rows if row["kind"] == "validation"]
     assert len(set(edits)) > 1
     assert (run / "best").read_text() == f"step-{1 + edits.index(min(edits)):08d}"
-    odd = [*line[:-1], "training.best=beauty", f"run={tmp_path / 'odd'}"]
-    result = CliRunner().invoke(app, odd)
-    assert result.exit_code == 1 and "choose one of" in str(result.exception) and "gap_prompt" in str(result.exception)
+
+
+def test_two_ranks_hear_what_one_hears(work: Path, tmp_path: Path) -> None:
+    """A clip each, of a stage that does not change: all ranks agree on what was heard, so on what is best."""
+    spec = importlib.util.spec_from_file_location("processes", Path(__file__).parent / "training" / "processes.py")
+    assert spec is not None and spec.loader is not None
+    processes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(processes)
+    training = processes.TRAINING | {"max_steps": 1, "learning_rate": 1e-12, "validate_every": 1}
+    tree = {"shards": str(work / "shards"), "init": str(work / "coarse"), "listen": str(work / "tokenizers")}
+    tree |= {"best": "edits", "training": training}
+    processes.together([{"name": "coarse", "tree": tree | {"run": str(tmp_path / "two")}}], tmp_path)
+    train_stage("coarse", tree | {"run": str(tmp_path / "one")})
+    heard = {}
+    for run in ("one", "two"):
+        rows = [json.loads(row) for row in open(tmp_path / run / "metrics.jsonl")]
+        (heard[run],) = [(row["edits"], row["edits_true"]) for row in rows if row["kind"] == "validation"]
+    assert heard["one"] == pytest.approx(heard["two"])
+
+
+def test_a_tokenizer_that_the_fine_stage_never_read_does_not_listen_for_it(work: Path, tmp_path: Path) -> None:
+    copytree(work / "tokenizers", tmp_path / "tokenizers")
+    rmtree(tmp_path / "tokenizers" / "semantic")
+    line = ["fit", "semantic", work / "manifest.jsonl", "-o", tmp_path / "tokenizers" / "semantic"]
+    line += [f"encoder={work / 'encoder'}", "layer=1", "clusters=9"]
+    assert CliRunner().invoke(app, [str(word) for word in line]).exit_code == 0
+    for stage, code in (("fine", 0), ("coarse", 1)):
+        line = ["train", stage, "--config", f"{stage}/tiny", f"shards={work / 'shards'}", "training.max_steps=1"]
+        result = CliRunner().invoke(app, [*line, f"run={tmp_path / stage}", f"listen={tmp_path / 'tokenizers'}"])
+        assert result.exit_code == code, result.output
+    assert "tokenize again" in str(result.exception)
+    assert "edits" not in (tmp_path / "fine" / "metrics.jsonl").read_text()
+
+
+def test_a_text_that_takes_too_long_is_noticed(work: Path, cascade: Cascade, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = type(cascade.stages["semantic"][0])
+    said = cascade.speak(TEXTS["two"], settings=GREEDY)
+    assert not [note for note in said.notes if "times as long" in note]
+    monkeypatch.setattr(stage, "expected_frames", lambda *_: len(said.semantic) // 2)
+    again = cascade.speak(TEXTS["two"], settings=GREEDY)
+    assert again.semantic.tolist() == said.semantic.tolist()
+    assert [note for note in again.notes if "2.0 times as long as such a text does" in note]
 
 
 def test_a_run_begins_with_the_weights_of_another(work: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Johnson et al. (2016) take it from a network that sees. Knows no codec, and no t
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ class Ear:
     """
 
     def __init__(self, tokenizer: SemanticTokenizer, sample_rate: int) -> None:
-        self.model, self.front = tokenizer.encoder.model, tokenizer.encoder.front
+        self.encoder, self.front = tokenizer.encoder, tokenizer.encoder.front
         if seconds := self.front.longest // filterbank.SAMPLE_RATE:
-            family = tokenizer.encoder.family
+            family = self.encoder.family
             raise ValueError(
                 f"ear: {family} always hears {seconds} s, crops are shorter: give another encoder's tokens"
             )
@@ -48,18 +49,23 @@ class Ear:
         Raises:
             ValueError: no such tokenizer, or one that cannot hear crops; one line.
         """
-        return cls(SemanticTokenizer.load(Path(folder)), sample_rate)
+        try:
+            return cls(SemanticTokenizer.load(Path(folder)), sample_rate)
+        except ValueError as error:
+            raise ValueError(f"ear={folder}: {error}; name the folder of a semantic tokenizer") from None
 
     def distance(self, made: Tensor, given: Tensor) -> Tensor:
-        """Of waveforms [B, N]: the mean over hidden states of |made - given| in deviations of the given one's, and
-        where the tokenizer hears phonemes, the squared Hellinger distance of their probabilities beside it."""
-        if next(self.model.parameters()).device != made.device:
-            self.model.to(made.device)
+        """Of waveforms [B, N], a mean over rows: the mean over hidden states of |made - given| in deviations of the
+        given one's, and where the tokenizer hears phonemes, the squared Hellinger distance of their probabilities."""
+        model: Any = self.encoder.model
+        if model.device != made.device:
+            model.to(made.device)
         with torch.no_grad():
             wanted, mean, variance = self._input(given)
             wanted_states, wanted_roots = self._hear(wanted)
         states, roots = self._hear(self._input(made, mean, variance)[0])
-        apart = [(a - b).abs().mean() / (b.std() + TINY) for a, b in zip(states, wanted_states, strict=True)]
+        pairs = zip(states, wanted_states, strict=True)
+        apart = [(a - b).abs().mean((1, 2)) / (b.std((1, 2)) + TINY) for a, b in pairs]
         distance = torch.stack(apart).mean()
         if roots is not None and wanted_roots is not None:
             distance = distance + (roots - wanted_roots).square().sum(-1).mean() / 2
@@ -67,8 +73,7 @@ class Ear:
 
     def _hear(self, heard: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Input of the encoder -> hidden states [B, T, D] of all blocks; roots of the phonemes' probabilities."""
-        hidden = self.model(heard, output_hidden_states=True).hidden_states[1:]
-        states = [state.float() for state in hidden]
+        states = [state.float() for state in self.encoder.states(heard)]
         if self.head is None:
             return states, None
         weight, bias = (x.to(heard.device) for x in (self.head.weight, self.head.bias))

@@ -99,7 +99,7 @@ class CodecFitConfig:
     """of the L1 distance, relative to the loudness of the crop"""
     ear: str | None = None
     """a semantic tokenizer (folder) whose encoder hears what is made and what was given; how far its hidden states, and
-    the phonemes that it hears, are apart is a loss beside the others. It keeps words where few levels are decoded"""
+    the phonemes that it hears, are apart is a loss beside the others: words, where few levels are decoded"""
     ear_weight: float = 1.0
     """of that loss"""
     commitment_weight: float = 0.25

@@ -186,7 +186,7 @@ class Encoder:
         self._padding.lengths = lengths if min(lengths) < max(lengths) else None
         self._padding.whole = whole
         kept: list[Tensor] = []
-        hook = self._listen(kept)
+        hook = self._listen(kept, self.layer)
         try:
             with self._arithmetic():
                 self._hear(padded.to(self.model.device), self._padding.lengths)
@@ -206,8 +206,20 @@ class Encoder:
     def _blocks(self) -> Any:
         return getattr(self.model, "encoder", self.model).layers
 
-    def _listen(self, kept: list[Tensor]) -> Any:
-        block = self._blocks[max(0, self.layer - 1)]
+    def states(self, heard: Tensor) -> list[Tensor]:
+        """Input of one length [B, n, ...] -> hidden states 1 to `layer` [B, T, D] (of layer 0: that one), in the
+        arithmetic of the caller; gradients pass."""
+        kept: list[Tensor] = []
+        hooks = [self._listen(kept, layer) for layer in range(min(1, self.layer), self.layer + 1)]
+        try:
+            self._hear(heard, None)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return kept
+
+    def _listen(self, kept: list[Tensor], layer: int) -> Any:
+        block = self._blocks[max(0, layer - 1)]
 
         def enters(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             kept.append(given[0] if given else named["hidden_states"])
@@ -215,7 +227,7 @@ class Encoder:
         def leaves(_: Any, __: Any, out: Any) -> None:
             kept.append(out[0] if isinstance(out, tuple) else out)
 
-        if self.layer:
+        if layer:
             return block.register_forward_hook(leaves)
         return block.register_forward_pre_hook(enters, with_kwargs=True)
 

@@ -77,8 +77,6 @@ class TrainingConfig:
     """steps between two checkpoints"""
     keep_last: int = 2
     """checkpoints kept, besides the best one"""
-    best: str = "loss"
-    """the validation metric whose lowest value marks the best checkpoint"""
     timeout: float = 600.0
     """seconds that a rank waits for the others before it names who is missing and ends"""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()

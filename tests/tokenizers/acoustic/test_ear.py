@@ -95,6 +95,7 @@ def test_it_hears_what_the_tokenizer_hears(family: str, tmp_path: Path) -> None:
     with torch.no_grad():
         states, _ = ear._hear(ear._input(waveform)[0])
     (wanted,) = heard.encoder.features([waveform[0].numpy()])
+    assert len(states) == heard.encoder.layer
     assert states[-1][0].shape == wanted.shape
     assert (states[-1][0] - wanted).abs().max() < 1e-3 * wanted.abs().max()
 
@@ -109,7 +110,14 @@ def test_it_pulls_what_was_made_towards_what_was_given(family: str, tmp_path: Pa
     assert made.grad is not None and made.grad.isfinite().all()
     step = made.grad / made.grad.norm() * made.detach().norm() * 0.01
     assert ear.distance(made.detach() - step, given) < before
-    assert not any(parameter.requires_grad for parameter in ear.model.parameters())
+    assert not any(parameter.requires_grad for parameter in ear.encoder.model.parameters())
+
+
+def test_a_row_does_not_know_its_neighbours(tmp_path: Path) -> None:
+    ear = Ear(tokenizer("wav2vec2-bert", tmp_path, phonemes=True), 24_000)
+    given, made = noise(0, 12_000, 3) * torch.tensor([[1.0], [0.1], [3.0]]), noise(1, 12_000, 3)
+    alone = [float(ear.distance(made[i : i + 1], given[i : i + 1])) for i in range(3)]
+    assert float(ear.distance(made, given)) == pytest.approx(sum(alone) / 3, rel=1e-4)
 
 
 def test_phonemes_are_heard_where_the_tokenizer_hears_them(tmp_path: Path) -> None:
@@ -182,6 +190,6 @@ def test_a_decoder_learns_from_it_and_keeps_none_of_its_weights(adverse: bool, t
 def test_a_folder_that_is_no_tokenizer_is_one_line(tmp_path: Path) -> None:
     fit_acoustic(Noise(), Noise(), tmp_path / "codec", CONFIG)
     config = replace(CONFIG, decoder_of=str(tmp_path / "codec"), ear=str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="nothing") as error:
+    with pytest.raises(ValueError, match=r"ear=.*nothing: .*name the folder of a semantic tokenizer") as error:
         fit_acoustic(Noise(), Noise(), tmp_path / "after", config)
     assert "\n" not in str(error.value) and not (tmp_path / "after").exists()
