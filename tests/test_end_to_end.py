@@ -129,17 +129,20 @@ def test_a_damaged_bundle_is_found(work: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1 and "fine/model.safetensors is damaged" in str(result.exception)
 
 
-def test_tokens_of_other_tokenizers_are_refused(work: Path, tmp_path: Path) -> None:
+def other_tokenizers(work: Path, folder: Path) -> Path:
     """The same text and codec, but k-means of another size."""
-    copytree(work / "tokenizers", tmp_path / "tokenizers")
-    rmtree(tmp_path / "tokenizers" / "semantic")
-    line = ["fit", "semantic", work / "manifest.jsonl", "-o", tmp_path / "tokenizers" / "semantic"]
+    copytree(work / "tokenizers", folder / "tokenizers")
+    rmtree(folder / "tokenizers" / "semantic")
+    line = ["fit", "semantic", work / "manifest.jsonl", "-o", folder / "tokenizers" / "semantic"]
     line += [f"encoder={work / 'encoder'}", "layer=1", "clusters=9"]
     assert CliRunner().invoke(app, [str(word) for word in line]).exit_code == 0
+    return folder / "tokenizers"
+
+
+def test_tokens_of_other_tokenizers_are_refused(work: Path, tmp_path: Path) -> None:
+    other = other_tokenizers(work, tmp_path)
     runs = [word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", str(work / stage))]
-    result = CliRunner().invoke(
-        app, ["bundle", *runs, "--tokenizers", str(tmp_path / "tokenizers"), "-o", str(tmp_path / "b")]
-    )
+    result = CliRunner().invoke(app, ["bundle", *runs, "--tokenizers", str(other), "-o", str(tmp_path / "b")])
     assert result.exit_code == 1 and "tokenize again" in str(result.exception) and not (tmp_path / "b").exists()
 
 
@@ -217,14 +220,10 @@ def test_two_ranks_hear_what_one_hears(work: Path, tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_the_fine_stage_never_read_does_not_listen_for_it(work: Path, tmp_path: Path) -> None:
-    copytree(work / "tokenizers", tmp_path / "tokenizers")
-    rmtree(tmp_path / "tokenizers" / "semantic")
-    line = ["fit", "semantic", work / "manifest.jsonl", "-o", tmp_path / "tokenizers" / "semantic"]
-    line += [f"encoder={work / 'encoder'}", "layer=1", "clusters=9"]
-    assert CliRunner().invoke(app, [str(word) for word in line]).exit_code == 0
+    other = other_tokenizers(work, tmp_path)
     for stage, code in (("fine", 0), ("coarse", 1)):
         line = ["train", stage, "--config", f"{stage}/tiny", f"shards={work / 'shards'}", "training.max_steps=1"]
-        result = CliRunner().invoke(app, [*line, f"run={tmp_path / stage}", f"listen={tmp_path / 'tokenizers'}"])
+        result = CliRunner().invoke(app, [*line, f"run={tmp_path / stage}", f"listen={other}"])
         assert result.exit_code == code, result.output
     assert "tokenize again" in str(result.exception)
     assert "edits" not in (tmp_path / "fine" / "metrics.jsonl").read_text()
