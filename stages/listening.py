@@ -45,7 +45,7 @@ ROWS = 8
 
 
 class Listener:
-    """Speaks held-out clips, those of each rank its own; the first ones can be heard.
+    """Speaks held-out clips, where they are listened to each rank its own; the first ones can be heard.
 
     Args:
         source: a folder of tokenizers, for coarse and fine; or a bundle, for any stage.
@@ -69,7 +69,9 @@ class Listener:
             clips = [index for index in held_out.indices if held_out.beats(index)]
         check_same(stage.specs.acoustic, self.codec.spec, "these shards")
         wanted = HEARD if self.ear else CLIPS
-        self.clips = clips[:: max(1, len(clips) // wanted)][:wanted][rank() :: world()]
+        self.clips = clips[:: max(1, len(clips) // wanted)][:wanted]
+        if self.ear:  # else rank 0 keeps what it made, and nothing is counted
+            self.clips = self.clips[rank() :: world()]
         self.true: list[float] | None = None
 
     def _ear(self, folder: Path) -> SemanticTokenizer | None:

@@ -32,10 +32,7 @@ class Ear:
     def __init__(self, tokenizer: SemanticTokenizer, sample_rate: int) -> None:
         self.encoder, self.front = tokenizer.encoder, tokenizer.encoder.front
         if seconds := self.front.longest // filterbank.SAMPLE_RATE:
-            family = self.encoder.family
-            raise ValueError(
-                f"ear: {family} always hears {seconds} s, crops are shorter: give another encoder's tokens"
-            )
+            raise ValueError(f"{self.encoder.family} always hears {seconds} s, and crops are shorter")
         compared = tokenizer.compared
         self.head = compared.head if compared.phonemes else None
         self.sample_rate = sample_rate
