@@ -90,8 +90,7 @@ class Request:
             if len(tokens) == longest:
                 self.notes.append(REACHED_LONGEST)
             else:
-                usual = stage.expected_frames(len(text)) * self._pace(stage, voice)
-                self.notes += overlong(len(tokens), usual, float(self.cascade.grid.semantic_rate))
+                self.notes += self._overlong(len(tokens), stage.expected_frames(len(text)), stage, voice)
             self.pieces.append(self._whole_beats(tokens))
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:
@@ -135,12 +134,14 @@ class Request:
             return NOTHING, NOTHING
         return front_end.encode(voice.text), voice.semantic
 
-    def _pace(self, stage: Any, voice: Voice) -> float:
-        """How much longer than usual this voice takes for what it says; 1 where it is quicker, or its text unknown."""
-        front_end = self.cascade.tokenizers.text
-        if not (voice.text and front_end):
-            return 1.0
-        return float(max(1.0, len(voice.semantic) / max(1, stage.expected_frames(len(front_end.encode(voice.text))))))
+    def _overlong(self, frames: int, expected: int, stage: Any, voice: Voice) -> list[str]:
+        """Whether a text took too long, even for this voice; the voice's own text is read only where it may matter."""
+        rate, front_end = float(self.cascade.grid.semantic_rate), self.cascade.tokenizers.text
+        told = overlong(frames, expected, rate)
+        if not (told and voice.text and front_end):
+            return told
+        pace = len(voice.semantic) / max(1, stage.expected_frames(len(front_end.encode(voice.text))))
+        return overlong(frames, expected * max(1.0, pace), rate)
 
     def go_on(self, prompt: NDArray[np.uint16], beats: int) -> Generator[Row, Row, None]:
         """The job of the semantic stage without a text: `beats` beats after `prompt`, in windows as long as training
