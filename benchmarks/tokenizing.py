@@ -28,7 +28,7 @@ import numpy as np
 import soxr
 import torch
 
-from triptych.corpus.clips import part_seconds
+from triptych.corpus.clips import part_of
 from triptych.corpus.manifest import Recording, read_manifest, write_manifest
 from triptych.corpus.shard_plan import Share
 from triptych.corpus.shards import ShardConfig, ShardSet
@@ -117,7 +117,7 @@ def plain_loop(tokenizers: Tokenizers, clips: list[Recording], threads: int) -> 
     found: Found = {}
     spec, grid = tokenizers.waveform, tokenizers.grid
     for clip in clips:
-        read_from, rate = read_audio(clip.path, clip.start, part_seconds(clip), clip.channel)
+        read_from, rate = read_audio(clip.path, *part_of(clip)[:3])
         waveform = prepare(read_from, rate, spec)
         if tokenizers.text is not None and clip.text is not None:
             tokenizers.text.encode(clip.text)
@@ -140,7 +140,7 @@ def published_sizes(clips: list[Recording], into: Path) -> Path:
     WavLMModel(WavLMConfig(num_hidden_layers=9)).save_pretrained(encoder)
     Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=False).save_pretrained(encoder)
     loaded = Encoder.load(encoder, 9)
-    heard = [prepare(*read_audio(clip.path, clip.start, part_seconds(clip), clip.channel), spec) for clip in clips[:20]]
+    heard = [prepare(*read_audio(clip.path, *part_of(clip)[:3]), spec) for clip in clips[:20]]
     features = torch.cat(loaded.features([soxr.resample(waveform, rate, 16_000) for waveform in heard]))
     SemanticTokenizer(loaded, features[torch.randperm(len(features))[:500]], standardise=False).save(into / "semantic")
     codec = EncodecModel(EncodecConfig())

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.tokenizers.spec import TimeGrid, TokenizerSpec, WaveformSpec
-from triptych.tokenizers.waveform import Waveform, load_prepared, prepare
+from triptych.tokenizers.waveform import WHOLE, Part, Waveform, load_prepared, prepare
 from triptych.training.config import build
 from triptych.training.files import read_json, write_json
 
@@ -147,15 +147,13 @@ class Tokenizers:
         """
         return self._on_beats(prepare(waveform, sample_rate, self.waveform, name), name)
 
-    def prepare_file(
-        self, path: Path, start: float = 0.0, seconds: float | None = None, channel: int | None = None
-    ) -> Prepared:
-        """Reads and prepares an audio file, or the part of it that `read_audio` is asked for.
+    def prepare_file(self, path: Path, part: Part = WHOLE) -> Prepared:
+        """Reads and prepares an audio file, or a part of it.
 
         Raises:
             ValueError: what `read_audio` and `prepare` refuse; names the file.
         """
-        return self._on_beats(load_prepared(path, self.waveform, start, seconds, channel), str(path))
+        return self._on_beats(load_prepared(path, self.waveform, part), str(path))
 
     def _on_beats(self, waveform: Waveform, name: str) -> Prepared:
         samples, rate, beat = len(waveform), self.waveform.sample_rate, self.grid.beat

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -33,6 +33,22 @@ MOST_EXPECTED = 1 << 27
 """samples that are set aside on a header's word"""
 PIECE_SECONDS = 60
 """of a file, or of a filter's work, in memory at one time"""
+
+
+class Part(NamedTuple):
+    """What of a file is heard, and how fast."""
+
+    start: float = 0.0
+    """seconds into the file"""
+    seconds: float | None = None
+    """of the file; None: to its end"""
+    channel: int | None = None
+    """from 0; None: the mean of all"""
+    speed: float = 1.0
+    """1.1 is a tenth faster, and as much higher"""
+
+
+WHOLE = Part()
 
 
 def read_audio(
@@ -119,7 +135,7 @@ def resample(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform
     return np.asarray(soxr.resample(waveform, source_rate, target_rate), dtype=np.float32)
 
 
-def resampled(pieces: Iterable[Waveform], source_rate: int, target_rate: int) -> Iterator[Waveform]:
+def resampled(pieces: Iterable[Waveform], source_rate: float, target_rate: int) -> Iterator[Waveform]:
     """`resample`, piece by piece: joined, the very same samples."""
     if source_rate == target_rate:
         yield from pieces
@@ -140,10 +156,9 @@ def prepare(waveform: Waveform, sample_rate: int, spec: WaveformSpec, name: str 
     return trimmed_and_levelled(resample(waveform, sample_rate, spec.sample_rate), spec, name)
 
 
-def load_prepared(
-    path: Path, spec: WaveformSpec, start: float = 0.0, seconds: float | None = None, channel: int | None = None
-) -> Waveform:
+def load_prepared(path: Path, spec: WaveformSpec, part: Part = WHOLE) -> Waveform:
     """`read_audio`, then `prepare`, without ever holding the samples at the file's own rate; errors name the file."""
+    start, seconds, channel, speed = part
     samples = 0
 
     def counted(pieces: Iterable[Waveform]) -> Iterator[Waveform]:
@@ -153,14 +168,14 @@ def load_prepared(
             yield piece
 
     with open_audio(path) as file:
-        rate = int(file.samplerate)
+        rate = int(file.samplerate) * speed
         pieces = resampled(counted(pieces_of(file, start, seconds, channel)), rate, spec.sample_rate)
-        waveform = joined(pieces, promised(file, start, seconds) * spec.sample_rate // rate)
+        waveform = joined(pieces, int(promised(file, start, seconds) * spec.sample_rate / rate))
     check_length(samples, rate, str(path))
     return trimmed_and_levelled(waveform, spec, str(path))
 
 
-def check_length(samples: int, sample_rate: int, name: str) -> None:
+def check_length(samples: int, sample_rate: float, name: str) -> None:
     """Raises ValueError where `samples` are too few to be speech."""
     if samples < SHORTEST_SECONDS * sample_rate:
         raise ValueError(f"{name}: {samples / sample_rate:.3f} s is too short; give at least {SHORTEST_SECONDS} s")

@@ -19,16 +19,17 @@ def recordings(write_tone: Any) -> list[Recording]:
         Recording("a/1", mono, 0.5, "Good morning, é.", "s1", "train", {"origin": "human", "score": -0.5}),
         Recording("b", other, 1.0, None, None, "dev"),
         Recording("b-part", other, 0.25, "part", "s2", "test", {"mood": None}, start=0.5),
+        Recording("b-fast", other, 0.75, "fast", "s3", start=0.05, speed=1.25),
     ]
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.jsonl.gz"])
 def test_written_is_read(tmp_path: Path, write_tone: Any, name: str) -> None:
     given = recordings(write_tone)
-    assert write_manifest(tmp_path / name, given) == 3
+    assert write_manifest(tmp_path / name, given) == 4
     read = list(read_manifest(tmp_path / name))
     assert [replace(r, header=None) for r in read] == given
-    assert [r.header.sample_rate for r in read if r.header] == [16000, 24000, 24000]
+    assert [r.header.sample_rate for r in read if r.header] == [16000, 24000, 24000, 24000]
     write_manifest(tmp_path / f"again-{name}", read)
     assert list(read_manifest(tmp_path / f"again-{name}")) == read
 
@@ -38,7 +39,7 @@ def test_paths_below_the_manifest_move_with_it(tmp_path: Path, write_tone: Any) 
     source = json.loads((tmp_path / "m.jsonl").read_text().splitlines()[1])["recording"]["sources"][0]["source"]
     assert source == "wavs/b.flac"
     write_manifest(tmp_path / "elsewhere" / "m.jsonl", recordings(write_tone))
-    assert [r.path.is_file() for r in read_manifest(tmp_path / "elsewhere" / "m.jsonl")] == [True] * 3
+    assert [r.path.is_file() for r in read_manifest(tmp_path / "elsewhere" / "m.jsonl")] == [True] * 4
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.jsonl.gz"])
@@ -55,7 +56,7 @@ def test_lhotse_opens_what_is_written(
     assert [c.supervisions[0].text for c in cuts] == [r.text for r in given]
     assert [c.supervisions[0].speaker for c in cuts] == [r.speaker for r in given]
     assert [c.custom["split"] for c in cuts] == [r.split for r in given]
-    assert [c.load_audio().shape for c in cuts] == [(1, 8000), (1, 24000), (1, 6000)]
+    assert [c.load_audio().shape for c in cuts] == [(1, 8000), (1, 24000), (1, 6000), (1, 18000)]
 
 
 def test_what_lhotse_writes_is_read(tmp_path: Path, write_tone: Any) -> None:

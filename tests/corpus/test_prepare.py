@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from triptych.corpus.clips import part_of
 from triptych.corpus.manifest import Recording, read_manifest
 from triptych.corpus.prepare import deal_splits, prepare, rejected_path
 from triptych.corpus.readers import Found
+from triptych.tokenizers.spec import WaveformSpec
+from triptych.tokenizers.waveform import load_prepared
 
 
 def write_lines(path: Path, rows: list[Any]) -> Path:
@@ -180,15 +183,51 @@ def test_lhotse_cuts(tmp_path: Path, write_tone: Any, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)  # lhotse keeps the path as it was given, here relative to the working folder
     sound = LhotseRecording.from_file("data/x.wav", recording_id="x")
     cuts = [MonoCut("a", 0, 1.0, 0, recording=sound), MonoCut("b", 0.5, 0.25, 0, recording=sound)]
-    cuts += [cuts[0].perturb_speed(1.1).with_id("fast"), cuts[0].append(cuts[1]).with_id("mixed")]
+    cuts += [cuts[0].perturb_speed(1.1).with_id("fast"), cuts[1].perturb_speed(0.8).with_id("slow")]
+    cuts += [cuts[0].perturb_tempo(1.1).with_id("tempo"), cuts[0].append(cuts[1]).with_id("mixed")]
     (tmp_path / "manifests").mkdir()
     CutSet.from_cuts(cuts).to_file(tmp_path / "manifests" / "cuts.jsonl")
     prepare(tmp_path / "manifests" / "cuts.jsonl", tmp_path / "m.jsonl")
-    assert [(r.id, r.start, r.seconds) for r in read_manifest(tmp_path / "m.jsonl")] == [
-        ("a", 0, 1.0),
-        ("b", 0.5, 0.25),
-    ]
+    read = list(read_manifest(tmp_path / "m.jsonl"))
+    assert [(r.id, r.start, r.speed) for r in read] == [("a", 0, 1), ("b", 0.5, 1), ("fast", 0, 1.1), ("slow", 0.625, 0.8)]
+    assert [r.seconds for r in read] == pytest.approx([1.0, 0.25, 1 / 1.1, 0.25 / 0.8], abs=1e-4)
     assert ["transforms" in r or "MixedCut" in r for r in reasons(tmp_path / "m.jsonl")] == [True, True]
+
+
+def test_copies_at_other_speeds(tmp_path: Path, write_tone: Any) -> None:
+    rows: list[Any] = [
+        {"audio": str(write_tone(f"{i}.wav", seconds=1.0)), "text": f"Text {i}", "speaker": "s", "split": split}
+        for i, split in enumerate(["train", "dev", "test"])
+    ]
+    rows.append({"audio": str(write_tone("short.wav", seconds=0.1)), "text": "Oh", "split": "train"})
+    rows[0]["alignment"] = {"phone": [["t", 0.1, 0.2]]}
+    source = write_lines(tmp_path / "c.jsonl", rows)
+    summary = prepare(source, tmp_path / "m.jsonl", speeds=[0.8, 1.0, 1.25])
+    assert (summary.recordings, summary.splits) == (9, {"train": 7, "dev": 1, "test": 1})  # one would be too short
+    first, *_, slow, short, same, _, fast = read = list(read_manifest(tmp_path / "m.jsonl"))
+    assert len({r.id for r in read}) == 9
+    assert [r.speaker for r in (slow, same, fast)] == ["s_sp0.8", "s", "s_sp1.25"]
+    assert [r.speed for r in (first, slow, same, fast)] == [1, 0.8, 1, 1.25]
+    assert ("alignment" in first.custom, "alignment" in slow.custom) == (True, False)
+    assert [r.stop for r in (slow, same, fast)] == pytest.approx([1.25, 1.0, 0.8], abs=1e-4)
+    assert len({r.start for r in (slow, same, fast)}) == 3
+    assert all(0 < r.start < 0.04 for r in (slow, same, fast))
+    assert short.seconds > 0.1
+    for recording, hertz in ((first, 200), (slow, 160), (same, 200), (fast, 250)):
+        heard = load_prepared(recording.path, WaveformSpec(16000), part_of(recording))
+        assert len(heard) == pytest.approx(recording.seconds * 16000, abs=2)
+        assert np.abs(np.fft.rfft(heard)).argmax() / len(heard) * 16000 == pytest.approx(hertz, abs=2)
+    again = tmp_path / "again.jsonl"
+    assert prepare(tmp_path / "m.jsonl", again).rejected == 0
+    assert [(r.id, r.start, r.speed) for r in read_manifest(again)] == [(r.id, r.start, r.speed) for r in read]
+
+
+@pytest.mark.parametrize("speeds", [[0.9, 0.9], [0.0], [3.0], [float("nan")]])
+def test_speeds_that_are_none(tmp_path: Path, write_tone: Any, speeds: list[float]) -> None:
+    write_tone("wavs/a.wav")
+    with pytest.raises(ValueError, match=r"speeds are .*, and must be different numbers from 0\.5 to 2"):
+        prepare(tmp_path / "wavs", tmp_path / "m.jsonl", speeds=speeds)
+    assert not (tmp_path / "m.jsonl").exists()
 
 
 def found(count: int, texts: int) -> list[Found]:

@@ -21,6 +21,14 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Decode every file; refuse the source if one is bad.")
     ] = False,
+    speeds: Annotated[
+        str,
+        typer.Option(
+            "--speeds",
+            metavar="LIST",
+            help="Training recordings once more at each of these speeds, such as 0.9,1,1.1: other voices, other codes.",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Make the manifest of a corpus.
@@ -32,7 +40,7 @@ def prepare(
     from triptych.corpus.prepare import prepare as make_manifest
 
     check_writable(output)
-    summary = make_manifest(source, output, strict=strict)
+    summary = make_manifest(source, output, strict=strict, speeds=speeds_of(speeds))
     if as_json:
         result_json(asdict(summary))
         return
@@ -89,6 +97,18 @@ def tokenize(
         result(
             f"  {summary.rejected} rejected, listed in {output / 'rejected.jsonl'}; the first: {summary.first_reason}"
         )
+
+
+def speeds_of(said: str) -> list[float]:
+    """0.9,1.1 as numbers.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return [float(part) for part in said.split(",")] if said.strip() else []
+    except ValueError:
+        raise ValueError(f"--speeds {said!r}: give numbers with commas between, such as 0.9,1,1.1") from None
 
 
 def seconds_of(time: str) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from triptych.corpus.manifest import Recording, Split, read_manifest
 from triptych.tokenizers.spec import WaveformSpec
-from triptych.tokenizers.waveform import Waveform, load_prepared
+from triptych.tokenizers.waveform import Part, Waveform, load_prepared
 
 FULL_SCALE = 32767
 
@@ -54,8 +54,8 @@ class ManifestClips:
         """
         small = self._kept.get(i)
         if small is None:
-            r = self.recordings[i]
-            loaded = load_prepared(r.path, self.spec, start=r.start, seconds=part_seconds(r), channel=r.channel)
+            recording = self.recordings[i]
+            loaded = load_prepared(recording.path, self.spec, part_of(recording))
             small = np.round(np.clip(loaded, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
             with self._lock:
                 if i not in self._kept and small.nbytes <= self._free:
@@ -73,9 +73,9 @@ class ManifestClips:
         return self.recordings[i].id
 
 
-def part_seconds(recording: Recording) -> float | None:
-    """Seconds to read where the recording is only a part of its file; None: to the end."""
-    header = recording.header
-    if header is not None and abs(recording.start + recording.seconds - header.samples / header.sample_rate) < 1e-3:
-        return None
-    return recording.seconds if header is not None or recording.start else None
+def part_of(recording: Recording) -> Part:
+    """What of its file a recording is; all of it where nothing says otherwise."""
+    header, speed = recording.header, recording.speed
+    to_end = not recording.start if header is None else abs(recording.stop - header.seconds / speed) < 1e-3
+    seconds = None if to_end else recording.seconds * speed
+    return Part(recording.start * speed, seconds, recording.channel, speed)

@@ -3,7 +3,8 @@
     1  a reader finds entries           readers.py
     2  headers are read                 real length, rate and channels; what cannot be used is rejected
     3  splits are dealt                 by a hash of the text, 96/2/2, where the source names none
-    4  manifest.jsonl, and manifest.rejected.jsonl with a reason a line
+    4  copies at other speeds           of what is trained on alone, where they are asked for
+    5  manifest.jsonl, and manifest.rejected.jsonl with a reason a line
 
 The same sentence is never in two splits. Decodes audio only where it is asked to be strict.
 """
@@ -11,19 +12,24 @@ The same sentence is never in two splits. Decodes audio only where it is asked t
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from triptych.corpus.clips import part_of
 from triptych.corpus.manifest import SPLITS, Recording, Split, read_header, write_manifest
 from triptych.corpus.readers import Found, found_in
-from triptych.tokenizers.waveform import SHORTEST_SECONDS, read_audio
+from triptych.tokenizers.waveform import SHORTEST_SECONDS, Part, read_audio
 from triptych.training.files import atomic_file
 
 DEV_PERCENT = 2
 TEST_PERCENT = 2
+SPEEDS = (0.5, 2.0)
+"""of copies, at least and at most"""
+LATEST_START = 0.04
+"""seconds, about a frame of semantic tokens: a codec's codes of a sound change with the part of a frame it begins in"""
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,21 @@ def rejected_path(manifest: Path) -> Path:
     return manifest.with_name(manifest.name.removesuffix(".gz").removesuffix(".jsonl") + ".rejected.jsonl")
 
 
-def prepare(source: Path, manifest: Path, *, strict: bool = False) -> Summary:
+def prepare(source: Path, manifest: Path, *, strict: bool = False, speeds: Sequence[float] = ()) -> Summary:
     """Writes the manifest of `source`.
 
     Args:
         source: an LJSpeech folder, a folder of audio, a JSONL file, or a lhotse recordings or cuts file.
         manifest: the file to write, .jsonl or .jsonl.gz.
         strict: decode every file in full, and refuse the whole source if one entry cannot be used.
+        speeds: each recording of split train is there once more at each of these, see `copy_of`.
     Raises:
-        ValueError: the source is none of these; the manifest exists; every entry was rejected; or strict, and one was.
+        ValueError: the source is none of these; the manifest exists; every entry was rejected; or strict, and one was;
+            a speed that is none, or is there twice.
     """
+    if not all(SPEEDS[0] <= speed <= SPEEDS[1] for speed in speeds) or len(set(speeds)) < len(speeds):
+        said = ", ".join(f"{speed:g}" for speed in speeds)
+        raise ValueError(f"speeds are {said}, and must be different numbers from {SPEEDS[0]:g} to {SPEEDS[1]:g}")
     if not manifest.name.endswith((".jsonl", ".jsonl.gz")):
         raise ValueError(f"{manifest}: name the manifest .jsonl or .jsonl.gz")
     if manifest.exists():
@@ -81,6 +92,9 @@ def prepare(source: Path, manifest: Path, *, strict: bool = False) -> Summary:
             f"{rejected[0].where}: {rejected[0].reason} (all of them: {rejected_file})"
         )
     recordings = deal_splits(kept)
+    learned = [recording for recording in recordings if recording.split == "train"]
+    for speed in speeds:
+        recordings += [copy_of(r, speed) for r in learned if r.seconds >= SHORTEST_SECONDS * speed]
     write_manifest(manifest, recordings)
     return Summary(
         manifest=manifest,
@@ -124,20 +138,15 @@ def with_header(recording: Recording) -> Recording:
         ValueError: not an audio file, too short, or a part that lies beyond its end.
     """
     header = read_header(recording.path)
-    whole = recording.header is None or (recording.start == 0 and abs(recording.seconds - _seconds(recording)) < 1e-3)
-    seconds = header.samples / header.sample_rate - recording.start
+    whole = recording.header is None or part_of(recording) == Part(channel=recording.channel, speed=recording.speed)
+    seconds = header.seconds / recording.speed - recording.start
     if not whole:
         if seconds < recording.seconds - 0.05:
-            raise ValueError(f"{recording.path}: ends before {recording.start + recording.seconds:.2f} s")
+            raise ValueError(f"{recording.path}: ends before {recording.stop:.2f} s")
         seconds = min(seconds, recording.seconds)
     if seconds < SHORTEST_SECONDS:
         raise ValueError(f"{recording.path}: {seconds:.3f} s is too short; give at least {SHORTEST_SECONDS} s")
     return replace(recording, header=header, seconds=seconds)
-
-
-def _seconds(recording: Recording) -> float:
-    assert recording.header is not None
-    return recording.header.samples / recording.header.sample_rate
 
 
 def listen(recording: Recording) -> None:
@@ -146,7 +155,7 @@ def listen(recording: Recording) -> None:
     Raises:
         ValueError: it cannot be decoded, holds no numbers, or is silent throughout.
     """
-    waveform, _ = read_audio(recording.path, recording.start, recording.seconds, recording.channel)
+    waveform, _ = read_audio(recording.path, *part_of(recording)[:3])
     if float(np.abs(waveform).max()) < 1e-4:
         raise ValueError(f"{recording.path}: silence throughout")
 
@@ -170,6 +179,26 @@ def deal_splits(entries: list[Found]) -> list[Recording]:
         recording if entry.has_split else replace(recording, split=dealt[_said(recording)])
         for entry, recording in zip(entries, recordings, strict=True)
     ]
+
+
+def copy_of(recording: Recording, speed: float) -> Recording:
+    """The recording played `speed` times as fast, and begun up to a frame later: to a codec it is another sound.
+
+    Speed moves pitch and formants with it, so that a copy at another speed is of another voice, and its speaker is
+    another (Ko et al. 2015, three-way speed perturbation). Where its phones lie is not taken over.
+    """
+    seconds = recording.seconds / speed
+    late = min(_share(f"{recording.id} {speed:g}") / 100 * LATEST_START, max(0.0, seconds - SHORTEST_SECONDS))
+    speaker = recording.speaker if recording.speaker is None or speed == 1 else f"{recording.speaker}_sp{speed:g}"
+    return replace(
+        recording,
+        id=f"{recording.id}_sp{speed:g}",
+        speaker=speaker,
+        start=recording.start / speed + late,
+        seconds=seconds - late,
+        speed=recording.speed * speed,
+        custom={key: value for key, value in recording.custom.items() if key != "alignment"},
+    )
 
 
 def _said(recording: Recording) -> str:

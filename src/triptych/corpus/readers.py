@@ -203,8 +203,8 @@ def read_recordings(source: Path) -> Iterator[Found]:
 
 def _found_in_recording(where: str, row: dict[str, Any], said: dict[str, Any] | None, folder: Path) -> Found:
     try:
-        header, path = header_of(row)
-        recording = Recording(str(row["id"]), folder / path, float(row["duration"]), header=header)
+        header, path, speed = header_of(row)
+        recording = Recording(str(row["id"]), folder / path, float(row["duration"]), header=header, speed=speed)
         if said is not None:
             text, speaker, more = merge_supervisions([said])
             channel = said.get("channel", 0)

@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.corpus.clips import part_seconds
+from triptych.corpus.clips import part_of
 from triptych.corpus.shard_plan import Entry
 from triptych.tokenizers.trio import Prepared, Tokenizers
 
@@ -111,9 +111,7 @@ class Reader:
                 text = self.tokenizers.text.encode(recording.text)
             return Heard(
                 text,
-                self.tokenizers.prepare_file(
-                    recording.path, recording.start, part_seconds(recording), recording.channel
-                ),
+                self.tokenizers.prepare_file(recording.path, part_of(recording)),
             )
         except (ValueError, OSError) as error:
             return " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()

@@ -18,13 +18,13 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from triptych.corpus.clips import part_seconds
+from triptych.corpus.clips import part_of
 from triptych.corpus.manifest import Recording, Split, read_manifest
 from triptych.evaluation.codec import evenly
 from triptych.evaluation.judges import Judges
 from triptych.stages.cascade import Cascade, Utterance
 from triptych.tokenizers.trio import Tokens
-from triptych.tokenizers.waveform import Waveform, load_prepared, resample, write_wav
+from triptych.tokenizers.waveform import WHOLE, Waveform, load_prepared, resample, write_wav
 from triptych.training.config import STRICT
 from triptych.training.files import atomic_file
 
@@ -149,18 +149,16 @@ class Evaluation:
 
     def waveform(self, recording: Recording) -> Waveform:
         """[N] at the cascade's rate, prepared as its tokenizers want it; not padded to a beat."""
-        seconds, spec = part_seconds(recording), self.cascade.tokenizers.waveform
-        return load_prepared(recording.path, spec, recording.start, seconds, recording.channel)
+        return load_prepared(recording.path, self.cascade.tokenizers.waveform, part_of(recording))
 
     def tokens(self, recording: Recording) -> Tokens:
         """Semantic tokens [T] and codes [Q, T'] of a clip, on the same beats."""
-        tokenizers, seconds = self.cascade.tokenizers, part_seconds(recording)
-        prepared = tokenizers.prepare_file(recording.path, recording.start, seconds, recording.channel)
-        return tokenizers.tokens(prepared)
+        tokenizers = self.cascade.tokenizers
+        return tokenizers.tokens(tokenizers.prepare_file(recording.path, part_of(recording)))
 
     def file(self, recording: Recording) -> Path:
         """An audio file that is this clip and nothing else, for the cascade's doors that take a path."""
-        if not recording.start and part_seconds(recording) is None and recording.channel is None:
+        if part_of(recording) == WHOLE:
             return recording.path
         path = self.cache / "parts" / f"{slug(recording.id)}.wav"
         if not path.exists():
