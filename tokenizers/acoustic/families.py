@@ -18,11 +18,12 @@ Knows no file, no resampling and no fingerprint.
 
 import math
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
+from torch import Tensor, nn
+from torch.nn.functional import fold, pad
 
 
 class Codec(Protocol):
@@ -64,6 +65,9 @@ class Encodec:
                 "use a mono one such as facebook/encodec_24khz"
             )
         self.model = model
+        for layer in model.decoder.modules():
+            if isinstance(layer, nn.ConvTranspose1d):
+                layer.forward = MethodType(transposed, layer)  # type: ignore[method-assign]
         self.sample_rate, self.hop = config.sampling_rate, config.hop_length
         self.levels, self.size = config.num_quantizers, config.codebook_size
         self.settings: dict[str, Any] = {}
@@ -84,6 +88,19 @@ class Encodec:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return _under(self.model.state_dict(), "encoder.", "quantizer.")
+
+
+def transposed(layer: nn.ConvTranspose1d, hidden: Tensor) -> Tensor:
+    """EnCodec's transposed convolution, [B, C, T] to [B, C', (T - 1) · stride + kernel], as one matrix product.
+
+    oneDNN, which torch asks on a CPU, takes up to four seconds to make this layer for a length that is new to it; the
+    product takes as long as the layer, once that is made.
+    """
+    kernel, stride = layer.kernel_size[0], layer.stride[0]
+    columns = layer.weight.flatten(1).t() @ hidden
+    length = (hidden.shape[-1] - 1) * stride + kernel
+    made = fold(columns, (1, length), (1, kernel), stride=(1, stride))[:, :, 0]
+    return made if layer.bias is None else made + layer.bias[:, None]
 
 
 class Dac:

@@ -1,5 +1,6 @@
 """EnCodec as a tokenizer: frames, levels, equality with transformers, and a codec of one's own."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import EncodecConfig, EncodecModel
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.acoustic.families import transposed
 from triptych.tokenizers.acoustic.fit import fit_acoustic
 from triptych.tokenizers.acoustic.trainee import CodecFitConfig, CodecTrainee, perplexity
 from triptych.training.config import TrainingConfig
@@ -187,3 +189,23 @@ def test_the_fingerprint_is_of_what_decides_the_codes(folder):
     own = AcousticTokenizer.load(folder, num_levels=2).spec.fingerprint
     assert changed(lambda model: model.decoder) == own
     assert changed(lambda model: model.encoder) != own
+
+
+@pytest.mark.parametrize(("kernel", "stride", "bias"), [(16, 8, True), (6, 3, False), (2, 2, True)])
+def test_the_transposed_convolution_is_torchs(kernel, stride, bias):
+    torch.manual_seed(0)
+    layer = torch.nn.ConvTranspose1d(6, 4, kernel, stride, bias=bias)
+    for frames in (1, 2, 37):
+        hidden = torch.randn(2, 6, frames)
+        torch.testing.assert_close(transposed(layer, hidden), layer(hidden))
+
+
+def test_a_copied_codec_computes_with_its_own_weights(codec):
+    other = copy.deepcopy(codec.model)
+    with torch.no_grad():
+        for layer in other.decoder.modules():
+            if isinstance(layer, torch.nn.ConvTranspose1d):
+                layer.bias.fill_(3.0)
+    latent = torch.zeros(1, codec.model.config.hidden_size, 4)
+    before, after = codec.model.decoder(latent), other.decoder(latent)
+    assert (before - after).abs().max() > 0.01
