@@ -72,7 +72,7 @@ class Request:
         """The job of the semantic stage: pieces of text, one after another; see `said`."""
         stage, _ = self.cascade.stages["semantic"]
         prompt_text, prompt = self.semantic_prompt(stage, voice)
-        for text in pieces:
+        for number, text in enumerate(pieces, start=1):
             longest = self.longest_frames(len(text))
             self.saying = semantic_row(
                 stage,
@@ -88,9 +88,11 @@ class Request:
             tokens = tokens_of(stage, self.saying)
             self.saying = None
             if len(tokens) == longest:
-                self.notes.append(REACHED_LONGEST)
+                told = [REACHED_LONGEST]
             else:
-                self.notes += self._overlong(len(tokens), stage.expected_frames(len(text)), stage, voice)
+                told = self._overlong(len(tokens), stage.expected_frames(len(text)), stage, voice)
+            where = f"in piece {number} of {len(pieces)}: " if len(pieces) > 1 else ""
+            self.notes += [where + note for note in told]
             self.pieces.append(self._whole_beats(tokens))
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:

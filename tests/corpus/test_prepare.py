@@ -189,7 +189,12 @@ def test_lhotse_cuts(tmp_path: Path, write_tone: Any, monkeypatch: pytest.Monkey
     CutSet.from_cuts(cuts).to_file(tmp_path / "manifests" / "cuts.jsonl")
     prepare(tmp_path / "manifests" / "cuts.jsonl", tmp_path / "m.jsonl")
     read = list(read_manifest(tmp_path / "m.jsonl"))
-    assert [(r.id, r.start, r.speed) for r in read] == [("a", 0, 1), ("b", 0.5, 1), ("fast", 0, 1.1), ("slow", 0.625, 0.8)]
+    assert [(r.id, r.start, r.speed) for r in read] == [
+        ("a", 0, 1),
+        ("b", 0.5, 1),
+        ("fast", 0, 1.1),
+        ("slow", 0.625, 0.8),
+    ]
     assert [r.seconds for r in read] == pytest.approx([1.0, 0.25, 1 / 1.1, 0.25 / 0.8], abs=1e-4)
     assert ["transforms" in r or "MixedCut" in r for r in reasons(tmp_path / "m.jsonl")] == [True, True]
 
