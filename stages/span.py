@@ -41,6 +41,8 @@ class Span:
     """[levels, T'] of the same time"""
     prompt: int
     """codec frames of the voice prompt"""
+    deaf: bool = False
+    """the semantic tokens are not told: what the codes would be by themselves"""
 
 
 def draw_span(

@@ -109,7 +109,7 @@ class AlignedRow:
     """int64 [levels] of each new step, which is a frame where levels are not delayed"""
     caches: list[Cache] = field(default_factory=list)
     conditions: list[Tensor] = field(default_factory=list)
-    """[new steps, D], with their flag added; with guidance a second one, without the voice prompt"""
+    """[new steps, D], with their flag added; with guidance a second one, without what that acts on"""
     first: list[int] = field(default_factory=list)
     """likewise, the position of the first new step"""
     given: list[Tensor] = field(default_factory=list)
@@ -142,7 +142,9 @@ class AlignedRule:
 
     def begin(self, row: AlignedRow) -> tuple[list[tuple[Tensor, Tensor]], int]:
         spans = [row.span]
-        if row.sampling.guidance != 1.0 and row.span.prompt:
+        if row.sampling.guidance != 1.0 and self.model.semantic_drop:
+            spans.append(replace(row.span, deaf=True))
+        elif row.sampling.guidance != 1.0 and row.span.prompt:
             heard = row.span.prompt * self.model.semantic_per_beat // self.model.acoustic_per_beat
             spans.append(Span(row.span.semantic[heard:], row.span.codes[:, row.span.prompt :], 0))
         return [self._prompt(row, span) for span in spans], row.new + self.model.tail
@@ -150,7 +152,7 @@ class AlignedRule:
     def _prompt(self, row: AlignedRow, span: Span) -> tuple[Tensor, Tensor]:
         """Embeddings and positions of all steps up to the first new one."""
         model, device, known = self.model, self.engine.device, span.codes.shape[1]
-        condition = model.encode(torch.from_numpy(span.semantic.astype(np.int64))[None].to(device))[0]
+        condition = model.encode(torch.from_numpy(span.semantic.astype(np.int64))[None].to(device), span.deaf)[0]
         condition = condition + model.flag((torch.arange(len(condition), device=device) < span.prompt).long())
         row.conditions.append(condition[known:])
         row.first.append(known)

@@ -27,7 +27,7 @@ class AlignedModel(nn.Module):
         super().__init__()
         shape, size = config.transformer, specs.acoustic.size
         self.levels, self.size, self.code_noise = config.levels, size, config.code_noise
-        self.own_past = config.own_past
+        self.own_past, self.semantic_drop = config.own_past, config.semantic_drop
         self.delay, self.tail = config.delay, config.delay * (config.levels - 1)
         self.semantic_per_beat, self.acoustic_per_beat = specs.grid.semantic_per_beat, specs.grid.acoustic_per_beat
         self.semantic_embedding = nn.Embedding(specs.semantic.size, shape.dim)
@@ -44,20 +44,25 @@ class AlignedModel(nn.Module):
         for module in (self.semantic_embedding, self.flag, *self.code_embedding, *self.chosen, *self.heads):
             init_weights(module)
 
-    def encode(self, semantic: Tensor) -> Tensor:
-        """Semantic tokens [B, T] to one condition a step [B, T' + tail, D]: one a codec frame, and the delays."""
+    def encode(self, semantic: Tensor, deaf: bool = False) -> Tensor:
+        """Semantic tokens [B, T] to one condition a step [B, T' + tail, D]: one a codec frame, and the delays.
+
+        deaf: the tokens say nothing but how many they are.
+        """
         frames = semantic.shape[1] * self.acoustic_per_beat // self.semantic_per_beat
         steps = torch.arange(frames + self.tail if frames else 0, device=semantic.device)
         states = self.encoder(self.semantic_embedding(semantic))
         sounding = steps.clamp(max=frames - 1)
-        return self.condition(states, sounding * self.semantic_per_beat // self.acoustic_per_beat, steps)
+        heard = torch.full_like(steps, 0.0 if deaf else 1.0, dtype=states.dtype)
+        return self.condition(states, sounding * self.semantic_per_beat // self.acoustic_per_beat, steps, heard)
 
-    def condition(self, states: Tensor, beside: Tensor, steps: Tensor) -> Tensor:
+    def condition(self, states: Tensor, beside: Tensor, steps: Tensor, heard: Tensor) -> Tensor:
         """[B, S, D] of the encoder's states [B, T, D]: the one that sounds with each step, and its place in the beat.
 
-        beside, steps: int64 [S], the semantic frame of each step, and that step's number in its row.
+        beside, steps, heard: [S], the semantic frame of each step, that step's number in its row, and 0 where the
+        semantic frame is not told.
         """
-        return states[:, beside] + self.phase[steps % self.acoustic_per_beat]
+        return states[:, beside] * heard[:, None] + self.phase[steps % self.acoustic_per_beat]
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes [B, levels, n] to the sum over levels [B, n, D]."""
@@ -109,7 +114,7 @@ class AlignedModel(nn.Module):
         or its own."""
         rows, codes = batch.packed["frames"], batch["codes"]
         states = self.encoder(self.semantic_embedding(batch["semantic"])[None], packed=batch.packed["semantic"])
-        condition = self.condition(states, batch["beside"], rows.steps)
+        condition = self.condition(states, batch["beside"], rows.steps, batch["heard"])
 
         def after(codes: Tensor) -> Tensor:
             past = self.embed(codes[None]).roll(1, dims=1)

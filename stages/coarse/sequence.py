@@ -22,7 +22,7 @@ Knows no model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -62,9 +62,15 @@ class CoarseConfig:
     speaks hears itself, not the truth (parallel scheduled sampling, Duckworth et al. 2019). Costs a forward pass more;
     aligned layout alone"""
 
+    semantic_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of rows that training does not tell their semantic tokens, from which `coarse.guidance` knows what these
+    add; 0: guidance acts on the voice prompt. Not in the flattened layout"""
+
     def __post_init__(self) -> None:
         if self.own_past and self.layout != "aligned":
             raise ValueError(f"own_past is for layout=aligned, not {self.layout}: leave it out")
+        if self.semantic_drop and self.layout == "flattened":
+            raise ValueError("semantic_drop is not for layout=flattened: leave it out")
 
     @property
     def delay(self) -> int:
@@ -161,23 +167,30 @@ class CoarseStage:
 
     def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Span:
         """See `Stage.row`."""
-        return draw_span(speech, index, rng, self.config.levels, self.config.prompt, given)
+        span = draw_span(speech, index, rng, self.config.levels, self.config.prompt, given)
+        deaf = given is None and self.config.semantic_drop > 0 and rng.random() < self.config.semantic_drop
+        return replace(span, deaf=True) if deaf else span
 
     def collate(self, rows: Sequence[Any]) -> Batch:
         return self._flattened(rows) if self.config.layout == "flattened" else self._aligned(rows)
 
     def _aligned(self, rows: Sequence[Span]) -> Batch:
         """Of all rows: semantic int64 [T], codes int64 [levels, S]; of each step: beside int64 [S], the semantic frame
-        that sounds with it, and prompted int64 [S]; learned int64 [M]: frames after the prompts. S is T' plus delays;
-        level q of a frame lies q · delay steps after it."""
+        that sounds with it, prompted int64 [S], and heard float [S], 0 where semantic tokens are not told; learned
+        int64 [M]: frames after the prompts. S is T' plus delays; level q of a frame lies q · delay steps after it."""
         grid, late = self.specs.grid, self.config.delay
         codes = [delay(row.codes, late, self.specs.acoustic.size) for row in rows]
         frames = Packed.of([row.shape[1] for row in codes])
         semantic = Packed.of([len(row.semantic) for row in rows])
         lengths = torch.tensor(frames.lengths)
-        begins, prompts, ends = (
+        begins, prompts, ends, deaf = (
             torch.as_tensor(of).repeat_interleave(lengths)
-            for of in (semantic.edges[:-1].long(), [row.prompt for row in rows], [row.codes.shape[1] for row in rows])
+            for of in (
+                semantic.edges[:-1].long(),
+                [row.prompt for row in rows],
+                [row.codes.shape[1] for row in rows],
+                [row.deaf for row in rows],
+            )
         )
         learned = (frames.steps >= prompts) & (frames.steps < ends)
         sounding = torch.minimum(frames.steps, ends - 1)
@@ -187,6 +200,7 @@ class CoarseStage:
                 "codes": torch.from_numpy(np.concatenate(codes, axis=1)),
                 "beside": begins + sounding * grid.semantic_per_beat // grid.acoustic_per_beat,
                 "prompted": (frames.steps < prompts).long(),
+                "heard": (~deaf).float(),
                 "learned": learned.nonzero()[:, 0],
             },
             {"frames": frames, "semantic": semantic},

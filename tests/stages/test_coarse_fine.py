@@ -235,6 +235,40 @@ def test_without_the_voice_a_delayed_row_begins_with_no_code_of_it(specs, shape,
     assert rule.codes(row).tolist() == made.tolist()
 
 
+@pytest.mark.parametrize("layout", ["aligned", "delayed"])
+def test_a_stage_learns_what_codes_are_without_their_semantic_tokens(layout, specs, shape, speech):
+    stage = coarse_stage(layout, specs, shape)
+    stage = replace(stage, config=replace(stage.config, semantic_drop=0.4))
+    rng = np.random.default_rng(0)
+    deaf = [stage.row(speech, i % 8, rng).deaf for i in range(200)]
+    assert 0.25 < np.mean(deaf) < 0.55
+    assert not any(stage.row(speech, i % 8, rng, how).deaf for i in range(20) for how in ("own", "semantic", "prompt"))
+    torch.manual_seed(0)
+    model, clip = stage.model().eval(), speech.clip(2)
+    other = (clip.semantic + 1) % 20
+    for is_deaf in (False, True):
+        losses = [
+            float(model.loss(stage.collate([Span(semantic, clip.codes[:2], 0, is_deaf)]))[0])
+            for semantic in (clip.semantic, other)
+        ]
+        assert (losses[0] == losses[1]) is is_deaf
+    # a weight of 0 for the condition leaves what the codes would be without it, with or without a voice
+    free = Sampling(temperature=0.0, guidance=0.0)
+    made = [
+        generate_coarse(stage, model, tokens, nobody(), free, torch.Generator()) for tokens in (clip.semantic, other)
+    ]
+    assert (made[0] == made[1]).all()
+    told = [
+        generate_coarse(stage, model, tokens, nobody(), GREEDY, torch.Generator()) for tokens in (clip.semantic, other)
+    ]
+    assert (told[0] != told[1]).any()
+
+
+def test_a_flattened_stage_drops_no_semantic_tokens(specs, shape):
+    with pytest.raises(ValueError, match="semantic_drop is not for layout=flattened"):
+        CoarseConfig(layout="flattened", transformer=shape, semantic_drop=0.1)
+
+
 def test_long_speech_is_made_in_windows_and_keeps_what_is_made(coarse, fine, speech):
     semantic = np.concatenate([speech.clip(i).semantic for i in range(6)])
     grid = speech.grid
