@@ -38,7 +38,7 @@ from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
 from triptych.tokenizers.spec import WaveformSpec
 from triptych.tokenizers.trio import Tokenizers
-from triptych.tokenizers.waveform import prepare, read_audio
+from triptych.tokenizers.waveform import load_prepared, prepare, read_audio
 
 BUSY_LOAD = 0.5
 WANTED = {"fp32": 1.2, "bf16": 1.7}
@@ -117,8 +117,9 @@ def plain_loop(tokenizers: Tokenizers, clips: list[Recording], threads: int) -> 
     found: Found = {}
     spec, grid = tokenizers.waveform, tokenizers.grid
     for clip in clips:
-        read_from, rate = read_audio(clip.path, *part_of(clip)[:3])
-        waveform = prepare(read_from, rate, spec)
+        part = part_of(clip)
+        read_from, rate = read_audio(clip.path, *part[:3])
+        waveform = prepare(read_from, rate * part.speed, spec)
         if tokenizers.text is not None and clip.text is not None:
             tokenizers.text.encode(clip.text)
         padded = np.pad(waveform, (0, grid.padded_samples(len(waveform), spec.sample_rate) - len(waveform)))
@@ -140,7 +141,7 @@ def published_sizes(clips: list[Recording], into: Path) -> Path:
     WavLMModel(WavLMConfig(num_hidden_layers=9)).save_pretrained(encoder)
     Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=False).save_pretrained(encoder)
     loaded = Encoder.load(encoder, 9)
-    heard = [prepare(*read_audio(clip.path, *part_of(clip)[:3]), spec) for clip in clips[:20]]
+    heard = [load_prepared(clip.path, spec, part_of(clip)) for clip in clips[:20]]
     features = torch.cat(loaded.features([soxr.resample(waveform, rate, 16_000) for waveform in heard]))
     SemanticTokenizer(loaded, features[torch.randperm(len(features))[:500]], standardise=False).save(into / "semantic")
     codec = EncodecModel(EncodecConfig())

@@ -128,7 +128,7 @@ def joined(pieces: Iterable[Waveform], expected: int) -> Waveform:
     return whole[:end]
 
 
-def resample(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
+def resample(waveform: Waveform, source_rate: float, target_rate: int) -> Waveform:
     """soxr, high quality; the length is rounded to the nearest sample."""
     if source_rate == target_rate:
         return waveform
@@ -146,7 +146,7 @@ def resampled(pieces: Iterable[Waveform], source_rate: float, target_rate: int) 
     yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
 
 
-def prepare(waveform: Waveform, sample_rate: int, spec: WaveformSpec, name: str = "the recording") -> Waveform:
+def prepare(waveform: Waveform, sample_rate: float, spec: WaveformSpec, name: str = "the recording") -> Waveform:
     """Resamples, trims and brings to loudness, as `spec` says.
 
     Raises:

@@ -174,6 +174,7 @@ def test_a_bundle_over_another_takes_what_is_not_named(tiny: Path, starter_shard
     cascade, starter = Cascade.load(tmp_path / "bundle"), Cascade.load()
     assert cascade.voices() == starter.voices()
     assert cascade.settings.coarse.temperature == 0.1 and cascade.settings.semantic == starter.settings.semantic
+    assert (starter.settings.coarse.guidance, cascade.settings.coarse.guidance) == (1.5, 1.0)  # it learned no guidance
     assert cascade.stages["coarse"][0].config.transformer.dim == 32
     assert "lora" not in read_json(tmp_path / "bundle" / "stages" / "coarse" / "stage.json")
     assert cascade.speak("Yes.").seconds > 0.3

@@ -197,9 +197,14 @@ def test_the_voice_prompt_can_be_guided(cascade: Cascade) -> None:
     assert other.codes.shape == plain.codes.shape and not np.array_equal(plain.codes, other.codes)
 
 
-def test_guided_frames_are_those_of_a_slow_reference(cascade: Cascade) -> None:
-    """The first frame: both branches in full, through the plain model."""
+@pytest.mark.parametrize("drop", [0.0, 0.1])
+def test_guided_frames_are_those_of_a_slow_reference(
+    cascade: Cascade, monkeypatch: pytest.MonkeyPatch, drop: float
+) -> None:
+    """The first frame: both branches in full, through the plain model; the second without the voice prompt, or, where a
+    stage learned so, without what the semantic tokens say."""
     _, model = cascade.stages["coarse"]
+    monkeypatch.setattr(model, "semantic_drop", drop)
     job = Request(cascade, None)
     semantic = np.arange(20, dtype=np.uint16)
     work = job.coarse_work(cascade.voice(None, None, job))
@@ -209,13 +214,15 @@ def test_guided_frames_are_those_of_a_slow_reference(cascade: Cascade) -> None:
         pass
     both = []
     with torch.inference_mode():
-        for heard, codes in ((work.prompt.semantic, work.prompt.codes), (semantic[:0], work.prompt.codes[:, :0])):
+        told = (work.prompt.semantic, work.prompt.codes, False)
+        untold = (*told[:2], True) if drop else (semantic[:0], work.prompt.codes[:, :0], False)
+        for heard, codes, deaf in (told, untold):
             known = torch.from_numpy(codes[: model.levels].astype(np.int64))[None]
             tokens = torch.from_numpy(np.concatenate([heard, semantic]).astype(np.int64))[None]
             before = torch.cat([model.start.expand(1, 1, -1), model.embed(known)], 1)
             count = before.shape[1]
             flags = (torch.arange(count) < known.shape[2]).long()[None]
-            hidden = model.step(before, model.encode(tokens)[:, :count], flags)[:, -1]
+            hidden = model.step(before, model.encode(tokens, deaf)[:, :count], flags)[:, -1]
             both.append(model.logits(0, hidden, known[0, :, :1]))
     assert int(guide(both[0], both[1], 3.0).argmax()) == int(work.made[0, 0])
 

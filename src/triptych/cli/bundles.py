@@ -60,9 +60,14 @@ def over_bundle(base: Path, parts: dict[str, Any]) -> dict[str, Any]:
     """
     from triptych.stages.bundle import read_bundle
     from triptych.stages.bundle import read_voices as voices_of
-    from triptych.stages.initial import laid_over
+    from triptych.stages.initial import beginning, laid_over
 
-    settings = laid_over(read_bundle(base)["settings"], parts["settings"])
+    before = read_bundle(base)["settings"]
+    if parts["coarse"]:
+        drops = [beginning(str(source), "coarse").config["semantic_drop"] for source in (base, parts["coarse"])]
+        if bool(drops[0]) != bool(drops[1]):  # guidance acts on something else then: its weight is not taken over
+            before = {**before, "coarse": {k: v for k, v in before.get("coarse", {}).items() if k != "guidance"}}
+    settings = laid_over(before, parts["settings"])
     places = {name: base / "stages" / name for name in ("semantic", "coarse", "fine")}
     places["tokenizers"] = base / "tokenizers"
     taken = {name: parts[name] or place for name, place in places.items()}

@@ -11,6 +11,7 @@ The same sentence is never in two splits. Decodes audio only where it is asked t
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -67,8 +68,9 @@ def prepare(source: Path, manifest: Path, *, strict: bool = False, speeds: Seque
         ValueError: the source is none of these; the manifest exists; every entry was rejected; or strict, and one was;
             a speed that is none, or is there twice.
     """
-    if not all(SPEEDS[0] <= speed <= SPEEDS[1] for speed in speeds) or len(set(speeds)) < len(speeds):
-        said = ", ".join(f"{speed:g}" for speed in speeds)
+    names = [f"{speed:g}" for speed in speeds]
+    if not all(SPEEDS[0] <= speed <= SPEEDS[1] for speed in speeds) or len(set(names)) < len(names):
+        said = ", ".join(names)
         raise ValueError(f"speeds are {said}, and must be different numbers from {SPEEDS[0]:g} to {SPEEDS[1]:g}")
     if not manifest.name.endswith((".jsonl", ".jsonl.gz")):
         raise ValueError(f"{manifest}: name the manifest .jsonl or .jsonl.gz")
@@ -92,9 +94,7 @@ def prepare(source: Path, manifest: Path, *, strict: bool = False, speeds: Seque
             f"{rejected[0].where}: {rejected[0].reason} (all of them: {rejected_file})"
         )
     recordings = deal_splits(kept)
-    learned = [recording for recording in recordings if recording.split == "train"]
-    for speed in speeds:
-        recordings += [copy_of(r, speed) for r in learned if r.seconds >= SHORTEST_SECONDS * speed]
+    recordings += copies_of(recordings, speeds)
     write_manifest(manifest, recordings)
     return Summary(
         manifest=manifest,
@@ -181,19 +181,37 @@ def deal_splits(entries: list[Found]) -> list[Recording]:
     ]
 
 
+def copies_of(recordings: Sequence[Recording], speeds: Sequence[float]) -> list[Recording]:
+    """A copy at each speed of all that is trained on and would not be too short, or too fast or slow in all.
+
+    Raises:
+        ValueError: a copy is there already.
+    """
+    copies: list[Recording] = []
+    taken = {recording.id for recording in recordings}
+    for speed in speeds:
+        for recording in recordings:
+            usable = recording.seconds >= SHORTEST_SECONDS * speed and SPEEDS[0] <= recording.speed * speed <= SPEEDS[1]
+            if recording.split == "train" and usable:
+                copies.append(copy_of(recording, speed))
+                if copies[-1].id in taken:
+                    raise ValueError(f"the source has copies already, as {copies[-1].id}: give it without them")
+    return copies
+
+
 def copy_of(recording: Recording, speed: float) -> Recording:
     """The recording played `speed` times as fast, and begun up to a frame later: to a codec it is another sound.
 
-    Speed moves pitch and formants with it, so that a copy at another speed is of another voice, and its speaker is
-    another (Ko et al. 2015, three-way speed perturbation). Where its phones lie is not taken over.
+    Speed moves pitch and formants with it, so that a copy is of another voice (Ko et al. 2015, three-way speed
+    perturbation). Its speaker is another at a speed of 1 too: else a recording might prompt its own copy. Where its
+    phones lie is not taken over.
     """
     seconds = recording.seconds / speed
     late = min(_share(f"{recording.id} {speed:g}") / 100 * LATEST_START, max(0.0, seconds - SHORTEST_SECONDS))
-    speaker = recording.speaker if recording.speaker is None or speed == 1 else f"{recording.speaker}_sp{speed:g}"
     return replace(
         recording,
         id=f"{recording.id}_sp{speed:g}",
-        speaker=speaker,
+        speaker=None if recording.speaker is None else f"{recording.speaker}_sp{speed:g}",
         start=recording.start / speed + late,
         seconds=seconds - late,
         speed=recording.speed * speed,
@@ -202,7 +220,8 @@ def copy_of(recording: Recording, speed: float) -> Recording:
 
 
 def _said(recording: Recording) -> str:
-    return " ".join((recording.text or recording.id).casefold().split())
+    name = re.sub(r"(_sp[\d.]+)+$", "", recording.id)  # of which it is a copy, as lhotse names them
+    return " ".join((recording.text or name).casefold().split())
 
 
 def _share(key: str) -> float:
