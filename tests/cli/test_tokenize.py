@@ -1,4 +1,4 @@
-"""`triptych tokenize` as a process: several workers, kills, a time limit, an hour in one file."""
+"""What `triptych prepare` and `tokenize` are told; `tokenize` as a process: workers, kills, a time limit, an hour."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from triptych.cli.corpus import seconds_of
-from triptych.corpus.manifest import Recording, write_manifest
+from triptych.cli.corpus import seconds_of, speeds_of
+from triptych.corpus.manifest import Recording, read_manifest, write_manifest
 
 HOUR_LIMIT = 2 << 30
 """bytes of resident memory"""
@@ -31,6 +31,40 @@ def test_times_are_read(said: str, seconds: int) -> None:
 def test_other_times_are_refused(said: str) -> None:
     with pytest.raises(ValueError, match="say it like 3h30m"):
         seconds_of(said)
+
+
+@pytest.mark.parametrize(("said", "speeds"), [("", []), ("1.1", [1.1]), ("0.9,1, 1.1", [0.9, 1.0, 1.1])])
+def test_speeds_are_read(said: str, speeds: list[float]) -> None:
+    assert speeds_of(said) == speeds
+
+
+@pytest.fixture
+def tone(tmp_path: Path) -> Path:
+    """A folder with one recording."""
+    (tmp_path / "wavs").mkdir()
+    soundfile.write(tmp_path / "wavs" / "a.wav", np.sin(np.arange(16_000) / 20) / 4, 16_000)
+    return tmp_path / "wavs"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [("fast", "give numbers"), ("0.9,", "give numbers"), ("nan", "numbers from"), ("1,1.0", "different")],
+)
+def test_other_speeds_are_refused_in_one_line(
+    tmp_path: Path, tone: Path, run_line: Callable[..., tuple[int, str, str]], said: str, why: str
+) -> None:
+    code, _, err = run_line("prepare", str(tone), "-o", str(tmp_path / "m.jsonl"), "--speeds", said)
+    assert code == 1 and why in err and "Traceback" not in err
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_a_manifest_with_copies_is_made_by_one_line(
+    tmp_path: Path, tone: Path, run_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "m.jsonl"
+    code, _, _ = run_line("prepare", str(tone), "-o", str(out), "--speeds", "0.9,1.1")
+    assert code == 0
+    assert sorted(recording.speed for recording in read_manifest(out)) == [0.9, 1.0, 1.1]
 
 
 def test_shares_that_are_half_said_are_refused_before_any_work(
