@@ -166,17 +166,21 @@ class Tokenizers:
         """Semantic tokens and codes on the same beats."""
         return self.tokens_of([prepared])[0]
 
-    def tokens_of(self, batch: Sequence[Prepared]) -> list[Tokens]:
-        """`tokens` of each, worked out together; best of similar lengths."""
+    def tokens_of(self, batch: Sequence[Prepared], codes: Sequence[NDArray[np.uint16]] | None = None) -> list[Tokens]:
+        """`tokens` of each, worked out together; best of similar lengths.
+
+        Args:
+            codes: [Q, T'] of each, where they are known already.
+        """
         grid, rate = self.grid, self.waveform.sample_rate
         padded = [prepared.padded for prepared in batch]
-        heard = zip(batch, self.semantic.encode(padded, rate), self.acoustic.encode_batch(padded, rate), strict=True)
+        encoded = self.acoustic.encode_batch(padded, rate) if codes is None else codes
         found = []
-        for prepared, semantic, codes in heard:
+        for prepared, semantic, levels in zip(batch, self.semantic.encode(padded, rate), encoded, strict=True):
             beats = round(len(prepared.padded) / (grid.beat * rate))
-            assert codes.shape == (self.acoustic.spec.levels, beats * grid.acoustic_per_beat), (codes.shape, beats)
+            assert levels.shape == (self.acoustic.spec.levels, beats * grid.acoustic_per_beat), (levels.shape, beats)
             on_beats = grid.on_beats(semantic, beats)
-            found.append(Tokens(on_beats.astype(np.uint16), codes.astype(np.uint16), prepared.samples))
+            found.append(Tokens(on_beats.astype(np.uint16), levels.astype(np.uint16), prepared.samples))
         return found
 
 

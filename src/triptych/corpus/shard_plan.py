@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.corpus.manifest import Recording, recording_of_line
-from triptych.tokenizers.spec import TokenizerSpec, check_same
+from triptych.corpus.shard_set import read_record
+from triptych.tokenizers.spec import TimeGrid, TokenizerSpec, check_same
 from triptych.tokenizers.trio import Tokenizers
 from triptych.training.config import build
 from triptych.training.files import fingerprint_of, read_json, write_json
@@ -164,12 +165,15 @@ def plan_of(index: ManifestIndex, tokenizers: Tokenizers, batch_seconds: float) 
     }
 
 
-def begin(folder: Path, plan: Mapping[str, Any]) -> str:
+def begin(folder: Path, plan: Mapping[str, Any], codes_from: str | None = None) -> str:
     """Writes plan.json, or checks that what was begun there is the same; returns its fingerprint.
 
     Raises:
-        ValueError: something else was begun there, or the folder holds other files.
+        ValueError: something else was begun there, the folder holds other files, or the codes of `codes_from` are not
+            those that would be made.
     """
+    if codes_from is not None:
+        check_codes(Path(codes_from), plan)
     path = folder / PLAN_FILE
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or (_others(folder) and not path.exists())):
@@ -189,6 +193,30 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> str:
         said = ", ".join(f"{key} {begun.get(key)}, not {plan[key]}" for key in differs)
         raise ValueError(f"{folder} was begun with other {said}: give the same, or name another folder")
     return fingerprint_of(plan)
+
+
+def check_codes(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Refuses shards whose codes are not, bit for bit, those that the plan would make.
+
+    Raises:
+        ValueError: not whole, of another manifest, prepared or cut otherwise, or of another codec.
+    """
+    read_record(folder)
+    made = read_json(folder / PLAN_FILE)
+    differs = [key for key in plan if key != "specs" and made.get(key) != plan[key]]
+    if differs:
+        said = ", ".join(f"{key} {made.get(key)}, not {plan[key]}" for key in differs)
+        raise ValueError(f"codes_from: {folder} was made with {said}: give the same, or leave codes_from out")
+    (semantic, codec), (own_semantic, own_codec) = (
+        [build(TokenizerSpec, one["specs"][kind], where=kind) for kind in ("semantic", "acoustic")]
+        for one in (made, plan)
+    )
+    check_same(codec, own_codec, f"codes_from: {folder}")
+    if TimeGrid.of(semantic, codec) != TimeGrid.of(own_semantic, own_codec):
+        raise ValueError(
+            f"codes_from: {folder} has {float(semantic.frame_rate):g} semantic tokens a second, not "
+            f"{float(own_semantic.frame_rate):g}, so its clips end elsewhere: leave codes_from out"
+        )
 
 
 def _others(folder: Path) -> Sequence[Path]:

@@ -222,6 +222,17 @@ def verify(folder: Path) -> int:
     return len(shards)
 
 
+def codes_of(folder: Path, shard: int) -> dict[str, Ids]:
+    """[Q, T'], read-only, of each recording of one shard, by its id.
+
+    Raises:
+        ValueError: the folder is not complete, or damaged.
+    """
+    record = read_record(folder)
+    one, levels = Shard(folder / record["shards"][shard]), record["specs"]["acoustic"]["levels"]
+    return {one.row(i).id: one.ids("codes", i, levels).reshape(levels, -1) for i in range(len(one))}
+
+
 def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, read-only and in place.
 

@@ -11,7 +11,7 @@ used are written down with their reasons, and never passed over in silence.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from triptych.corpus.manifest import Recording
 from triptych.corpus.reading import Heard, Job, Reader, jobs_of
 from triptych.corpus.shard_plan import ManifestIndex, begin, plan_of, shard_name
 from triptych.corpus.shard_records import Summary, Work, check_rejected, complete, place, record_of
-from triptych.corpus.shard_set import KINDS, Ids, Row, ShardSet, verify
+from triptych.corpus.shard_set import KINDS, Ids, Row, ShardSet, codes_of, verify
 from triptych.tokenizers.trio import Tokenizers, Tokens
 from triptych.training.config import STRICT
 
@@ -42,6 +42,8 @@ class ShardConfig:
     """recordings a shard; for millions of them, 16384"""
     batch_seconds: float = 48.0
     """seconds of sound, with padding, that are encoded together; fixed for a folder, since sums round by it"""
+    codes_from: str | None = None
+    """shards of the same manifest and codec, whose codes are taken as they are: after another fit of semantic tokens"""
     max_rejected: float = 0.01
     """share of recordings that may be unusable before the run stops"""
     workers: int = 1
@@ -72,7 +74,7 @@ def write_shards(
 ) -> Summary:
     """Tokenizes a manifest in this process alone: `make_shards` of all, then `complete`."""
     index = ManifestIndex(manifest, config.rows_per_shard)
-    plan = begin(folder, plan_of(index, tokenizers, config.batch_seconds))
+    plan = begin(folder, plan_of(index, tokenizers, config.batch_seconds), config.codes_from)
     work = make_shards(index, range(index.shards), tokenizers, folder, plan, config, progress, stop_at)
     return complete(folder, config.max_rejected, work)
 
@@ -107,14 +109,16 @@ def make_shards(
                 yield from jobs_of(k, index.entries(k), config.batch_seconds)
 
     began = shard_began = time.time()
-    slowest, stopped, made = 0.0, False, ShardMaker()
+    slowest, stopped, made, known = 0.0, False, ShardMaker(), dict[str, Ids]()
     with Reader(tokenizers, config.readers, config.ahead_seconds) as reader:
         for job, heard in reader.read(jobs()):
             now = time.time()
-            if stop_at is not None and now + (0.0 if made.rows else slowest) >= stop_at:
+            if stop_at is not None and now + (0.0 if made.begun else slowest) >= stop_at:
                 stopped = True
                 break
-            made.add(job, heard, tokenizers)
+            if config.codes_from and not made.begun:
+                known = codes_of(Path(config.codes_from), job.shard)
+            made.add(job, heard, tokenizers, known)
             if job.last:
                 rows, rejected = rows + len(made.rows), rejected + len(made.rejected)
                 made.write(folder, job.shard, plan)
@@ -134,15 +138,23 @@ class ShardMaker:
         self.rows: dict[int, tuple[Row, Ids, Tokens]] = {}
         self.rejected: dict[int, dict[str, str]] = {}
 
-    def add(self, job: Job, heard: Sequence[Heard | str], tokenizers: Tokenizers) -> None:
-        """Tokenizes one batch."""
+    @property
+    def begun(self) -> bool:
+        return bool(self.rows or self.rejected)
+
+    def add(
+        self, job: Job, heard: Sequence[Heard | str], tokenizers: Tokenizers, known: Mapping[str, Ids] | None = None
+    ) -> None:
+        """Tokenizes one batch; where the codes of all its recordings are `known` by their ids, with those."""
         ready: list[tuple[int, Recording, Heard]] = []
         for row, entry, it in zip(job.rows, job.entries, heard, strict=True):
             if isinstance(it, Heard) and entry.recording is not None:
                 ready.append((row, entry.recording, it))
             else:
                 self.rejected[row] = {"id": entry.name, "reason": str(it)}
-        batch = tokenizers.tokens_of([it.prepared for _, _, it in ready]) if ready else []
+        codes = [known[r.id] for _, r, _ in ready if r.id in known] if known else []
+        prepared = [it.prepared for _, _, it in ready]
+        batch = tokenizers.tokens_of(prepared, codes if len(codes) == len(ready) else None) if ready else []
         for (row, r, it), tokens in zip(ready, batch, strict=True):
             seconds = tokens.samples / tokenizers.waveform.sample_rate
             self.rows[row] = Row(r.id, r.text, r.speaker, seconds, r.split, tokens.samples), it.text, tokens

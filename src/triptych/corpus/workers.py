@@ -44,7 +44,7 @@ def tokenize(
     index = ManifestIndex(manifest, config.rows_per_shard)
     shards = share.shards(index.shards)
     loaded = load(tokenizers, config, 0)
-    plan = begin(folder, plan_of(index, loaded, config.batch_seconds))
+    plan = begin(folder, plan_of(index, loaded, config.batch_seconds), config.codes_from)
     if config.workers == 1:
         work = make_shards(index, shards, loaded, folder, plan, config, progress, stop_at)
     else:
