@@ -116,6 +116,9 @@ class Stage(Protocol):
     def usable(self, speech: Speech) -> list[int]:
         """Rows of the shards from which this stage can learn."""
 
+    def semantic_rows(self) -> dict[str, int]:
+        """Names of the tensors that have a row for each semantic token, and the first of these rows."""
+
     def length(self, speech: Speech, index: int) -> int:
         """Positions that the row of clip `index` takes, about: batches are planned by it."""
 

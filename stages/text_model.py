@@ -65,7 +65,11 @@ class TextModel:
         except ValueError as error:
             raise ValueError(f"init={self.source}: {error} ({remedy})") from None
 
-    def load(self, model: nn.Module) -> list[str]:
+    def load(self, model: nn.Module, carried: object = None) -> list[str]:
+        if carried is not None:
+            raise ValueError(
+                f"init_shards: {self.source} is a language model of text and knows no semantic tokens: leave it out"
+            )
         assert isinstance(model, SemanticModel)
         theirs = load_llama(self.source)
         ours = model.language_model

@@ -21,7 +21,7 @@ from triptych.stages.adapters import AdapterConfig, add_adapters, note_of
 from triptych.stages.bundle import check_stage
 from triptych.stages.coarse.sequence import CoarseConfig
 from triptych.stages.fine.sequence import FineConfig
-from triptych.stages.initial import Beginning, beginning, laid_over
+from triptych.stages.initial import Beginning, beginning, carried_over, laid_over
 from triptych.stages.listening import Listener
 from triptych.stages.sanity import first_loss_is_wrong
 from triptych.stages.semantic.sequence import SemanticConfig
@@ -52,6 +52,9 @@ class RunConfig:
     """bundle, run or checkpoint whose weights and stage config the run begins with; levels that it lacks begin anew"""
     init_retokenized: bool = False
     """the shards may be of other tokenizers than init was trained on, such as those of a codec that was trained on"""
+    init_shards: str | None = None
+    """shards that init was trained on, of some of the same recordings: each new semantic token begins as the mean of
+    the old ones that were said of its frames, however many there are of either; implies init_retokenized"""
     lora: AdapterConfig = AdapterConfig()
     """low-rank adapters in place of all weights; needs init"""
     budget: int = 4096
@@ -149,8 +152,11 @@ class Ready:
 def make_ready(name: str, config: Any, start: Beginning | None) -> Ready:
     """Opens the data and builds the model, with the weights and adapters that the config asks for."""
     shards = ShardSet.open(Path(config.shards))
-    if start and not config.init_retokenized:
-        start.check(shards)
+    known = ShardSet.open(Path(config.init_shards)) if config.init_shards else None
+    if known and not start:
+        raise ValueError(f"init_shards={config.init_shards} says what init was trained on: add init=")
+    if start and (known or not config.init_retokenized):
+        start.check(known or shards)
     specs = Specs(shards.specs["semantic"], shards.specs["acoustic"], shards.specs.get("text"))
     speech = Speech(shards, "train")
     stage = make_stage(name, asdict(config.stage), specs).measured(speech)
@@ -159,7 +165,8 @@ def make_ready(name: str, config: Any, start: Beginning | None) -> Ready:
         raise ValueError(f"{config.shards} holds no clip of split train that the {name} stage can learn from")
     torch.manual_seed(config.training.seed)
     model = stage.model()
-    lacks = start.load(model) if start else []
+    carried = carried_over(stage.semantic_rows(), shards, known) if known else None
+    lacks = start.load(model, carried) if start else []
     if config.lora.rank:
         if not start:
             raise ValueError(f"lora.rank={config.lora.rank}: adapters need trained weights; name them with init=")

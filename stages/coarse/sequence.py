@@ -156,6 +156,12 @@ class CoarseStage:
         kind = FlattenedModel if self.config.layout == "flattened" else AlignedModel
         return kind(self.config, self.specs)
 
+    def semantic_rows(self) -> dict[str, int]:
+        if self.config.layout != "flattened":
+            return {"semantic_embedding.weight": 0}
+        vocabulary = Flattening.of(self.config, self.specs).vocabulary
+        return {"language_model.embedding.weight": vocabulary.start("semantic")}
+
     def usable(self, speech: Speech) -> list[int]:
         return [index for index in speech.indices if speech.beats(index)]
 

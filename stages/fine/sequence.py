@@ -73,6 +73,9 @@ class FineStage:
 
         return FineModel(self.config, self.specs)
 
+    def semantic_rows(self) -> dict[str, int]:
+        return {}
+
     def usable(self, speech: Speech) -> list[int]:
         return [index for index in speech.indices if speech.beats(index)]
 

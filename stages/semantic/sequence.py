@@ -165,6 +165,10 @@ class SemanticStage:
 
         return SemanticModel(self.config, self.layout.vocabulary)
 
+    def semantic_rows(self) -> dict[str, int]:
+        parts = ("embedding",) if self.config.tie_embeddings else ("embedding", "head")
+        return {f"language_model.{part}.weight": self.layout.vocabulary.start("semantic") for part in parts}
+
     def usable(self, speech: Speech) -> list[int]:
         usable = [index for index in speech.indices if speech.beats(index)]
         share = self.config.speech_only_share

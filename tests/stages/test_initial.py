@@ -3,11 +3,13 @@
 import json
 from importlib.resources import files
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from triptych.cli.main import app
@@ -72,8 +74,6 @@ def test_shards_of_other_tokenizers_are_refused(
     starter_shards: Path, tmp_path: Path, name: str, kind: str, refused: bool
 ) -> None:
     """The semantic stage knows no codec, and the fine one no semantic token: only the beat."""
-    from shutil import copytree
-
     copytree(starter_shards, tmp_path / "shards")
     record = read_json(tmp_path / "shards" / "shards.json")
     record["specs"][kind]["fingerprint"] = "another"
@@ -89,9 +89,73 @@ def test_shards_of_other_tokenizers_are_refused(
     run(name, tmp_path / "shards", tmp_path / "run", **known)
 
 
-def test_a_run_is_not_taken_up_on_tokens_of_another_tokenizer(starter_shards: Path, tmp_path: Path) -> None:
-    from shutil import copytree
+def retold(shards: Path, folder: Path, ids: np.ndarray, size: int) -> Path:
+    """The same shards, as another tokenizer says them: `ids` of the old ids."""
+    copytree(shards, folder)
+    arrays = load_file(folder / "shard-00000.safetensors")
+    save_file({**arrays, "semantic": ids[arrays["semantic"]].astype(np.uint16)}, folder / "shard-00000.safetensors")
+    record = read_json(folder / "shards.json")
+    record["specs"]["semantic"].update(size=size, fingerprint="another")
+    (folder / "shards.json").write_text(json.dumps(record))
+    return folder
 
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("semantic", {}),
+        ("semantic", {"tie_embeddings": False, "text_first": True}),
+        ("coarse", {"encoder_layers": 1}),
+        ("coarse", {"layout": "flattened"}),
+        ("fine", {}),
+    ],
+)
+@pytest.mark.parametrize("size", [1024, 512, 2048])
+def test_new_semantic_tokens_begin_as_the_old_ones_of_their_frames(
+    starter_shards: Path, tmp_path: Path, name: str, stage: dict[str, Any], size: int
+) -> None:
+    ids = np.random.default_rng(1).permutation(np.arange(2048) % size)[:1024]
+    shards = retold(starter_shards, tmp_path / "shards", ids, size)
+    still = {"training": {**STEPS, "max_steps": 1, "learning_rate": 0.0}, "budget": 800}
+    before = run(name, starter_shards, tmp_path / "old", stage={**TINY, **stage}, **still)
+    after = run(name, shards, tmp_path / "new", init=str(before), init_shards=str(starter_shards), **still)
+    old, new, first = read_state(before), read_state(after), read_stage(before).semantic_rows()
+    assert first == read_stage(after).semantic_rows() and bool(first) == (name != "fine")
+    assert read_stage(after).specs.semantic.size == size
+    said = load_file(starter_shards / "shard-00000.safetensors")["semantic"]
+    for key, tensor in old.items():
+        if key not in first:
+            assert torch.equal(new[key], tensor), key
+            continue
+        begin = first[key]
+        assert torch.equal(new[key][:begin], tensor[:begin])
+        assert torch.equal(new[key][begin + size :], tensor[begin + 1024 :])
+        for i in np.unique(ids[said])[:40]:
+            mean = torch.stack([tensor[begin + int(o)] for o in said if ids[o] == i]).mean(0)
+            torch.testing.assert_close(new[key][begin + int(i)], mean)
+        unsaid = sorted({*range(size)} - {*ids[said].tolist()})
+        assert new[key][[begin + i for i in unsaid]].std() > 0  # as a new model has them
+
+
+def test_old_shards_that_do_not_help_are_refused(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
+    shards = retold(starter_shards, tmp_path / "shards", np.arange(1024) // 2, 512)
+    known = {"init": str(tiny), "init_shards": str(starter_shards)}
+    with pytest.raises(ValueError, match="add init="):
+        run("coarse", shards, tmp_path / "run", init_shards=str(starter_shards))
+    with pytest.raises(ValueError, match=r"semantic tokenizer .* not with .*another: tokenize again"):
+        run("coarse", starter_shards, tmp_path / "run", init=str(tiny), init_shards=str(shards))
+    lines = [json.loads(line) for line in (shards / "shard-00000.jsonl").read_text().splitlines()]
+    renamed = "".join(json.dumps({**row, "id": f"{row['id']} of another"}) + "\n" for row in lines)
+    (shards / "shard-00000.jsonl").write_text(renamed)
+    record = read_json(shards / "shards.json")
+    record["files"]["shard-00000.jsonl"]["bytes"] = (shards / "shard-00000.jsonl").stat().st_size
+    (shards / "shards.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"init_shards=.* has no recording that .* has: tokenize some"):
+        run("coarse", shards, tmp_path / "run", **known)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_taken_up_on_tokens_of_another_tokenizer(starter_shards: Path, tmp_path: Path) -> None:
     run("coarse", starter_shards, tmp_path / "run", stage={**TINY, "encoder_layers": 1})
     copytree(starter_shards, tmp_path / "shards")
     record = read_json(tmp_path / "shards" / "shards.json")
