@@ -5,6 +5,7 @@
 The fits of the tokenizers ask for nothing else, and know no manifest and no file.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from triptych.tokenizers.waveform import Waveform
@@ -30,3 +31,30 @@ class Clips(Protocol):
 
     def name(self, i: int) -> str:
         """The id of the recording, for messages."""
+
+
+class Counted:
+    """Clips, and a call for each that is read. Satisfies `Clips`."""
+
+    def __init__(self, clips: Clips, read: Callable[[], None]) -> None:
+        self.clips, self.read, self.sample_rate = clips, read, clips.sample_rate
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def seconds(self, i: int) -> float:
+        return self.clips.seconds(i)
+
+    def waveform(self, i: int) -> Waveform:
+        waveform = self.clips.waveform(i)
+        self.read()
+        return waveform
+
+    def text(self, i: int) -> str | None:
+        return self.clips.text(i)
+
+    def speaker(self, i: int) -> str | None:
+        return self.clips.speaker(i)
+
+    def name(self, i: int) -> str:
+        return self.clips.name(i)

@@ -35,6 +35,23 @@ def test_another_pass_begins_its_rate_anew(monkeypatch: pytest.MonkeyPatch) -> N
         assert bar.rate() == 2.5
 
 
+def test_clips_are_counted_until_the_first_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Bar("fit encoder", "steps", 50) as bar:
+        for _ in range(62):
+            now[0] += 0.5
+            bar.read()
+        for step in range(1, 51):
+            now[0] += 2.0
+            bar.step(step, {"loss": 1.25})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "fit encoder  61 clips read  2.0/s"
+    assert lines[-1] == "fit encoder  50/50 steps  0.5/s  loss 1.250"
+
+
 def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     result_json({"a": "é\n[/b]"})
     assert capsys.readouterr().out == '{"a": "é\\n[/b]"}\n'

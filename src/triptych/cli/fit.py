@@ -74,6 +74,7 @@ def encoder(
 
     By masked prediction; with CTC on the texts as well, if --text is given. resume=true goes on from a checkpoint.
     """
+    from triptych.tokenizers.clips import Counted
     from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
     from triptych.tokenizers.text.frontend import load_text
 
@@ -83,6 +84,7 @@ def encoder(
     clips = read_clips(manifest, encoder_rate(), "train")
     held_out = read_clips(manifest, encoder_rate(), "dev") if has_dev(manifest) else None
     with Bar("fit encoder", "steps", settings.training.max_steps) as bar:
+        clips = Counted(clips, bar.read)
         fit_encoder(clips, output, settings, speller, validation=held_out, resume=resume, progress=bar.step)
     report(output, as_json)
 

@@ -40,6 +40,7 @@ class Bar:
 
     def __init__(self, title: str, unit: str, total: int | None = None) -> None:
         self.title, self.unit, self.total = title, unit, total
+        self._steps = unit, total
         self.done = 0
         self.note = ""
         self._rich: Any = None
@@ -61,7 +62,7 @@ class Bar:
                 # Results on the same screen go above the bar; results into a file or pipe stay where they belong.
                 redirect_stdout=sys.stdout.isatty(),
             )
-            self._task = self._rich.add_task(self.title, total=self.total, count="", note="")
+            self._task = self._rich.add_task(self.title, total=None, count="", note="")
             self._rich.start()
         return self
 
@@ -83,8 +84,17 @@ class Bar:
             self._printed = now
             log(self.line())
 
+    def read(self) -> None:
+        """One more clip is read, before the first step."""
+        if self.unit != "clips read":
+            self.unit, self.total, self.done = "clips read", None, 0
+        self(self.done + 1)
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """As `triptych.training.loop.train` calls it."""
+        if (self.unit, self.total) != self._steps:
+            self.unit, self.total = self._steps
+            self._first = None
         shown = [name for name in SHOWN_METRICS if name in metrics]
         self(step, note="  ".join(f"{name} {metrics[name]:.3f}" for name in shown))
 
