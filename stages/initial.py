@@ -10,6 +10,7 @@
         new ids    5  5  5   5  91 …    of the old ids that were said of its frames: 3/4 of 17, 1/4 of 803
 
 Invariant: the shards were made with the tokenizers that the weights were trained on, unless the config says otherwise.
+Of data it knows the semantic tokens alone.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ from triptych.stages.text_model import TextModel, is_text_model
 from triptych.stages.three import read_stage, read_state
 from triptych.training.checkpoint import find_checkpoint
 
+MOST_COMPARED = 100_000
+"""recordings that tell which tokens were said of the same frames"""
+
 
 class Beginning(Protocol):
     """Weights that exist."""
@@ -36,8 +40,12 @@ class Beginning(Protocol):
     def config(self) -> dict[str, Any]:
         """What they say of the stage's config, a plain tree."""
 
-    def check(self, shards: ShardSet) -> None:
-        """Raises ValueError where the shards were made with other tokenizers than the weights."""
+    def check(self, shards: ShardSet, known: ShardSet | None = None) -> None:
+        """Raises ValueError where the shards were made with other tokenizers than the weights.
+
+        Args:
+            known: shards of the semantic tokens that the weights know, where these have others.
+        """
 
     def load(self, model: nn.Module, carried: "Carried | None" = None) -> list[str]:
         """Puts them into a new model; returns the names of what they lack. Raises ValueError where they do not fit."""
@@ -63,7 +71,9 @@ class Carried:
         """
         carried, (new, old) = dict(state), self.shares.shape
         for name, begin in self.rows.items():
-            known = state[name]
+            known = state.get(name)
+            if known is None or name not in first or known.shape[1:] != own[name].shape[1:]:
+                continue  # another layout: loading says so
             rows = self.shares @ known[first[name] :][:old]
             said = self.shares.any(dim=1)[:, None]
             rows = torch.where(said, rows, own[name][begin:][:new].float())
@@ -71,31 +81,33 @@ class Carried:
         return carried
 
 
-def carried_over(rows: Mapping[str, int], shards: ShardSet, old: ShardSet) -> Carried:
-    """What the semantic tokens of `shards` take over from those of `old`.
+def carried_over(rows: Mapping[str, int], shards: ShardSet, known: ShardSet) -> Carried:
+    """What the semantic tokens of `shards` take over from those of `known`, told by MOST_COMPARED recordings of both.
 
+    Args:
+        rows: see `Carried`.
     Raises:
-        ValueError: no recording is in both, or they have other numbers of tokens a second.
+        ValueError: the same tokens, others that do not sound at the same time, or no recording that is in both.
     """
-    places = {old.row(i).id: i for i in range(len(old))}
-    counts = torch.zeros(shards.specs["semantic"].size, old.specs["semantic"].size)
-    for i in range(len(shards)):
-        place = places.get(shards.row(i).id)
-        if place is None:
-            continue
-        now, then = shards.semantic(i).astype(np.int64), old.semantic(place).astype(np.int64)
-        if len(now) != len(then):
-            raise ValueError(
-                f"init_shards={old.folder}: {shards.row(i).id} has {len(then)} semantic tokens there and {len(now)} in "
-                f"{shards.folder}: ids are carried over between tokenizers of one rate alone"
-            )
-        counts.index_put_((torch.from_numpy(now), torch.from_numpy(then)), torch.ones(len(now)), accumulate=True)
+    new, old = shards.specs["semantic"], known.specs["semantic"]
+    here = f"init_shards={known.folder}"
+    if new.fingerprint == old.fingerprint:
+        raise ValueError(f"{here} has the same semantic tokens as {shards.folder}: leave it out, or tokenize anew")
+    if new.frame_rate != old.frame_rate or shards.waveform != known.waveform:
+        raise ValueError(
+            f"{here} was prepared otherwise than {shards.folder}, or has tokens of another length: leave it out"
+        )
+    places = {shards.row(i).id: i for i in range(0, len(shards), 1 + len(shards) // MOST_COMPARED)}
+    counts = np.zeros((new.size, old.size), dtype=np.int64)
+    for i in range(len(known)):
+        place = places.pop(known.row(i).id, None)
+        if place is not None and len(shards.semantic(place)) == len(known.semantic(i)):
+            np.add.at(counts, (shards.semantic(place), known.semantic(i)), 1)
     if not counts.any():
         raise ValueError(
-            f"init_shards={old.folder} has no recording that {shards.folder} has: "
-            "tokenize some of the same with both tokenizers"
+            f"{here} has no recording that {shards.folder} has: tokenize some of the same with both tokenizers"
         )
-    return Carried(rows, counts / counts.sum(dim=1, keepdim=True).clamp(min=1.0))
+    return Carried(rows, torch.from_numpy(counts / counts.sum(axis=1, keepdims=True).clip(min=1)).float())
 
 
 def beginning(source: str, name: str) -> Beginning:
@@ -138,8 +150,9 @@ class TrainedStage:
     def config(self) -> dict[str, Any]:
         return asdict(read_stage(self.folder).config)
 
-    def check(self, shards: ShardSet) -> None:
-        check_stage(self.name, read_stage(self.folder), shards.specs, shards.grid, self.folder)
+    def check(self, shards: ShardSet, known: ShardSet | None = None) -> None:
+        specs = {**shards.specs, "semantic": (known or shards).specs["semantic"]}
+        check_stage(self.name, read_stage(self.folder), specs, shards.grid, self.folder)
 
     def load(self, model: nn.Module, carried: Carried | None = None) -> list[str]:
         state = read_state(self.folder)

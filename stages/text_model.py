@@ -54,8 +54,12 @@ class TextModel:
         shape, tied = shape_of(theirs), bool(theirs.tie_word_embeddings)
         return {"transformer": shape, "tie_embeddings": tied, "text_first": True, "positions": "plain"}
 
-    def check(self, shards: ShardSet) -> None:
+    def check(self, shards: ShardSet, known: ShardSet | None = None) -> None:
         """Raises ValueError where the texts of the shards were not tokenized by the model's own tokenizer."""
+        if known:
+            raise ValueError(
+                f"init_shards: {self.source} is a model of text and knows no semantic tokens: leave it out"
+            )
         own = ModelText.of_model(self.source).spec
         remedy = f"triptych fit text … frontend=model model.source={self.source}"
         if "text" not in shards.specs:
@@ -66,10 +70,6 @@ class TextModel:
             raise ValueError(f"init={self.source}: {error} ({remedy})") from None
 
     def load(self, model: nn.Module, carried: object = None) -> list[str]:
-        if carried is not None:
-            raise ValueError(
-                f"init_shards: {self.source} is a language model of text and knows no semantic tokens: leave it out"
-            )
         assert isinstance(model, SemanticModel)
         theirs = load_llama(self.source)
         ours = model.language_model

@@ -54,7 +54,7 @@ class RunConfig:
     """the shards may be of other tokenizers than init was trained on, such as those of a codec that was trained on"""
     init_shards: str | None = None
     """shards that init was trained on, of some of the same recordings: each new semantic token begins as the mean of
-    the old ones that were said of its frames, however many there are of either; implies init_retokenized"""
+    the old ones that were said of its frames, however many there are of either"""
     lora: AdapterConfig = AdapterConfig()
     """low-rank adapters in place of all weights; needs init"""
     budget: int = 4096
@@ -152,11 +152,12 @@ class Ready:
 def make_ready(name: str, config: Any, start: Beginning | None) -> Ready:
     """Opens the data and builds the model, with the weights and adapters that the config asks for."""
     shards = ShardSet.open(Path(config.shards))
-    known = ShardSet.open(Path(config.init_shards)) if config.init_shards else None
-    if known and not start:
+    if config.init_shards and not start:
         raise ValueError(f"init_shards={config.init_shards} says what init was trained on: add init=")
-    if start and (known or not config.init_retokenized):
-        start.check(known or shards)
+    whole = config.resume and config.init_shards  # a checkpoint of these shards is there, and has it all
+    known = ShardSet.open(Path(config.init_shards)) if config.init_shards and not whole else None
+    if start and not whole and (known or not config.init_retokenized):
+        start.check(known if known and config.init_retokenized else shards, known)
     specs = Specs(shards.specs["semantic"], shards.specs["acoustic"], shards.specs.get("text"))
     speech = Speech(shards, "train")
     stage = make_stage(name, asdict(config.stage), specs).measured(speech)
@@ -165,8 +166,9 @@ def make_ready(name: str, config: Any, start: Beginning | None) -> Ready:
         raise ValueError(f"{config.shards} holds no clip of split train that the {name} stage can learn from")
     torch.manual_seed(config.training.seed)
     model = stage.model()
-    carried = carried_over(stage.semantic_rows(), shards, known) if known else None
-    lacks = start.load(model, carried) if start else []
+    rows = stage.semantic_rows()
+    carried = carried_over(rows, shards, known) if known and rows else None
+    lacks = start.load(model, carried) if start and not whole else []
     if config.lora.rank:
         if not start:
             raise ValueError(f"lora.rank={config.lora.rank}: adapters need trained weights; name them with init=")

@@ -180,6 +180,28 @@ def test_codes_are_taken_from_shards_of_the_same_codec(
     assert all((tmp_path / "anew" / name).read_bytes() == (tmp_path / "u" / name).read_bytes() for name in names)
 
 
+def test_codes_of_a_damaged_shard_are_not_taken(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
+    path = tmp_path / "t" / "shard-00001.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"shard-00001.safetensors is missing or damaged: tokenize again"):
+        write_shards(manifest, tokenizers, tmp_path / "u", dataclasses.replace(SMALL, codes_from=str(tmp_path / "t")))
+
+
+def test_recordings_of_one_name_have_codes_of_their_own(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    recordings[1] = dataclasses.replace(recordings[1], id=recordings[0].id)
+    write_manifest(manifest, recordings)
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
+    write_shards(manifest, tokenizers, tmp_path / "u", dataclasses.replace(SMALL, codes_from=str(tmp_path / "t")))
+    name = "shard-00000.safetensors"
+    assert (tmp_path / "t" / name).read_bytes() == (tmp_path / "u" / name).read_bytes()
+
+
 def test_codes_of_other_shards_are_refused(
     tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
 ) -> None:
@@ -202,6 +224,9 @@ def test_codes_of_other_shards_are_refused(
         write_shards(manifest, changed("semantic", hop=rate, fingerprint="semantic-2"), tmp_path / "u", taken)
     write_manifest(manifest, recordings[1:])
     with pytest.raises(ValueError, match=r"codes_from: .* was made with manifest"):
+        write_shards(manifest, tokenizers, tmp_path / "u", taken)
+    (tmp_path / "t" / "plan.json").unlink()
+    with pytest.raises(ValueError, match=r"codes_from: .* has no plan.json.*leave codes_from out"):
         write_shards(manifest, tokenizers, tmp_path / "u", taken)
     (tmp_path / "t" / "shards.json").unlink()
     with pytest.raises(ValueError, match="not a complete folder"):

@@ -202,6 +202,10 @@ def check_codes(folder: Path, plan: Mapping[str, Any]) -> None:
         ValueError: not whole, of another manifest, prepared or cut otherwise, or of another codec.
     """
     read_record(folder)
+    if not (folder / PLAN_FILE).exists():
+        raise ValueError(
+            f"codes_from: {folder} has no {PLAN_FILE}, which says what was made of what: leave codes_from out"
+        )
     made = read_json(folder / PLAN_FILE)
     differs = [key for key in plan if key != "specs" and made.get(key) != plan[key]]
     if differs:

@@ -17,6 +17,7 @@ them. Knows no stage and draws no batch.
 import json
 import mmap
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -208,8 +209,7 @@ def verify(folder: Path) -> int:
         ValueError: the first thing that is wrong, and the remedy.
     """
     for name, file in read_record(folder)["files"].items():
-        if not (folder / name).is_file() or file_digest(folder / name) != file["sha256"]:
-            raise ValueError(f"{folder / name} is missing or damaged: tokenize again, or copy the folder again")
+        check_file(folder / name, file)
     shards = ShardSet.open(folder)
     for i in range(len(shards)):
         name = f"{folder}, row {i} ({shards.row(i).id})"
@@ -222,15 +222,30 @@ def verify(folder: Path) -> int:
     return len(shards)
 
 
+def check_file(path: Path, file: Mapping[str, Any]) -> None:
+    """Reads one file of a folder, and compares it with what shards.json says of it.
+
+    Raises:
+        ValueError: missing or damaged.
+    """
+    if not path.is_file() or file_digest(path) != file["sha256"]:
+        raise ValueError(f"{path} is missing or damaged: tokenize again, or copy the folder again")
+
+
 def codes_of(folder: Path, shard: int) -> dict[str, Ids]:
-    """[Q, T'], read-only, of each recording of one shard, by its id.
+    """[Q, T'], read-only, of each recording of one shard, by its id; without those that share one.
 
     Raises:
         ValueError: the folder is not complete, or damaged.
     """
     record = read_record(folder)
-    one, levels = Shard(folder / record["shards"][shard]), record["specs"]["acoustic"]["levels"]
-    return {one.row(i).id: one.ids("codes", i, levels).reshape(levels, -1) for i in range(len(one))}
+    path, levels = folder / record["shards"][shard], record["specs"]["acoustic"]["levels"]
+    for name in (path.name, path.with_suffix(".jsonl").name):
+        check_file(folder / name, record["files"][name])
+    one = Shard(path)
+    ids = [one.row(i).id for i in range(len(one))]
+    times = Counter(ids)
+    return {id: one.ids("codes", i, levels).reshape(levels, -1) for i, id in enumerate(ids) if times[id] == 1}
 
 
 def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
