@@ -24,6 +24,7 @@ from triptych.training.checkpoint import find_checkpoint
 from triptych.training.files import read_json
 
 STARTER = Path(str(files("triptych"))) / "starter"
+SIZE = int(read_json(STARTER / "stages" / "coarse" / "stage.json")["specs"]["semantic"]["size"])
 TINY = {"transformer": {"dim": 32, "layers": 1, "heads": 2}}
 STEPS = {"max_steps": 2, "warmup_steps": 1, "threads": 1, "log_every": 1}
 
@@ -110,11 +111,11 @@ def retold(shards: Path, folder: Path, ids: np.ndarray, size: int) -> Path:
         ("fine", {}),
     ],
 )
-@pytest.mark.parametrize("size", [1024, 512, 2048])
+@pytest.mark.parametrize("size", [SIZE, SIZE // 2, 2 * SIZE])
 def test_new_semantic_tokens_begin_as_the_old_ones_of_their_frames(
     starter_shards: Path, tmp_path: Path, name: str, stage: dict[str, Any], size: int
 ) -> None:
-    ids = np.random.default_rng(1).permutation(np.arange(2048) % size)[:1024]
+    ids = np.random.default_rng(1).permutation(np.arange(2 * SIZE) % size)[:SIZE]
     shards = retold(starter_shards, tmp_path / "shards", ids, size)
     still = {"training": {**STEPS, "max_steps": 1, "learning_rate": 0.0}, "budget": 800}
     before = run(name, starter_shards, tmp_path / "old", stage={**TINY, **stage}, **still)
@@ -129,7 +130,7 @@ def test_new_semantic_tokens_begin_as_the_old_ones_of_their_frames(
             continue
         begin = first[key]
         assert torch.equal(new[key][:begin], tensor[:begin])
-        assert torch.equal(new[key][begin + size :], tensor[begin + 1024 :])
+        assert torch.equal(new[key][begin + size :], tensor[begin + SIZE :])
         for i in np.unique(ids[said])[:40]:
             mean = torch.stack([tensor[begin + int(o)] for o in said if ids[o] == i]).mean(0)
             torch.testing.assert_close(new[key][begin + int(i)], mean)
@@ -139,7 +140,7 @@ def test_new_semantic_tokens_begin_as_the_old_ones_of_their_frames(
 
 
 def test_old_shards_that_do_not_help_are_refused(tiny: Path, starter_shards: Path, tmp_path: Path) -> None:
-    shards = retold(starter_shards, tmp_path / "shards", np.arange(1024) // 2, 512)
+    shards = retold(starter_shards, tmp_path / "shards", np.arange(SIZE) // 2, SIZE // 2)
     known = {"init": str(tiny), "init_shards": str(starter_shards)}
     with pytest.raises(ValueError, match="add init="):
         run("coarse", shards, tmp_path / "run", init_shards=str(starter_shards))
@@ -165,7 +166,7 @@ def test_old_shards_that_do_not_help_are_refused(tiny: Path, starter_shards: Pat
 def test_old_shards_may_hold_some_of_the_recordings_and_are_not_needed_to_go_on(
     tiny: Path, starter_shards: Path, tmp_path: Path
 ) -> None:
-    shards, old = retold(starter_shards, tmp_path / "shards", np.arange(1024) // 2, 512), tmp_path / "old"
+    shards, old = retold(starter_shards, tmp_path / "shards", np.arange(SIZE) // 2, SIZE // 2), tmp_path / "old"
     copytree(starter_shards, old)
     lines = (old / "shard-00000.jsonl").read_text().splitlines()
     renamed = [json.dumps({**json.loads(line), "id": f"~{i}"}) if i % 2 else line for i, line in enumerate(lines)]
@@ -186,7 +187,7 @@ def test_old_shards_may_hold_some_of_the_recordings_and_are_not_needed_to_go_on(
 
 
 def test_another_layout_of_rows_is_loadings_business(starter_shards: Path, tmp_path: Path) -> None:
-    shards = retold(starter_shards, tmp_path / "shards", np.arange(1024), 1024)
+    shards = retold(starter_shards, tmp_path / "shards", np.arange(SIZE), SIZE)
     tied = run("semantic", starter_shards, tmp_path / "tied", stage=TINY, budget=800)
     known = {"init": str(tied), "init_shards": str(starter_shards), "budget": 800}
     run("semantic", shards, tmp_path / "untied", stage={"tie_embeddings": False}, **known)
