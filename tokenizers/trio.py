@@ -170,17 +170,19 @@ class Tokenizers:
         """`tokens` of each, worked out together; best of similar lengths.
 
         Args:
-            codes: [Q, T'] of each, where they are known already.
+            codes: [Q, T'] of each, where they are known already; encoded anew where one is of another length.
         """
         grid, rate = self.grid, self.waveform.sample_rate
         padded = [prepared.padded for prepared in batch]
-        encoded = self.acoustic.encode_batch(padded, rate) if codes is None else codes
+        beats = [round(len(waveform) / (grid.beat * rate)) for waveform in padded]
+        shapes = [(self.acoustic.spec.levels, count * grid.acoustic_per_beat) for count in beats]
+        if codes is None or [ids.shape for ids in codes] != shapes:
+            codes = self.acoustic.encode_batch(padded, rate)
+        assert [ids.shape for ids in codes] == shapes, ([ids.shape for ids in codes], shapes)
         found = []
-        for prepared, semantic, levels in zip(batch, self.semantic.encode(padded, rate), encoded, strict=True):
-            beats = round(len(prepared.padded) / (grid.beat * rate))
-            assert levels.shape == (self.acoustic.spec.levels, beats * grid.acoustic_per_beat), (levels.shape, beats)
-            on_beats = grid.on_beats(semantic, beats)
-            found.append(Tokens(on_beats.astype(np.uint16), levels.astype(np.uint16), prepared.samples))
+        for prepared, count, semantic, ids in zip(batch, beats, self.semantic.encode(padded, rate), codes, strict=True):
+            on_beats = grid.on_beats(semantic, count)
+            found.append(Tokens(on_beats.astype(np.uint16), ids.astype(np.uint16), prepared.samples))
         return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from safetensors.numpy import save_file
 
 from triptych.corpus.manifest import Recording, write_manifest
@@ -189,6 +190,17 @@ def test_codes_of_a_damaged_shard_are_not_taken(
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ValueError, match=r"shard-00001.safetensors is missing or damaged: tokenize again"):
         write_shards(manifest, tokenizers, tmp_path / "u", dataclasses.replace(SMALL, codes_from=str(tmp_path / "t")))
+
+
+def test_a_recording_that_became_another_is_encoded_anew(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
+) -> None:
+    write_shards(manifest, tokenizers, tmp_path / "t", SMALL)
+    sound, rate = soundfile.read(recordings[2].path)
+    soundfile.write(recordings[2].path, np.concatenate([sound, sound]), rate)
+    write_shards(manifest, tokenizers, tmp_path / "u", dataclasses.replace(SMALL, codes_from=str(tmp_path / "t")))
+    before, after = (ShardSet.open(tmp_path / name).codes(2) for name in "tu")
+    assert after.shape[1] > before.shape[1]
 
 
 def test_recordings_of_one_name_have_codes_of_their_own(
