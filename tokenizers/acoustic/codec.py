@@ -3,6 +3,7 @@
     bundle/tokenizers/acoustic/
       config.json  model.safetensors  preprocessor_config.json     an ordinary EncodecModel, DacModel or MimiModel
       tokenizer.json                                               levels kept; written by `save`
+      postfilter.json  postfilter.safetensors                      where there is one: postfilter.py
 
 Invariant: T' = ceil(N / hop), decode(codes) has T' · hop samples, and a tokenizer computes in float32 with the very
 numbers that `save` writes. What the families do differently stands in families.py. Knows no language model.
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from triptych.tokenizers.acoustic.checkpoints import read_checkpoint, read_original
 from triptych.tokenizers.acoustic.families import Codec, family_of
+from triptych.tokenizers.acoustic.postfilter import Postfilter
 from triptych.tokenizers.acoustic.streaming import can_stream, encode_clips
 from triptych.tokenizers.precision import Dtype, check_bf16
 from triptych.tokenizers.spec import TokenizerSpec
@@ -35,21 +37,26 @@ WHOLE_SECONDS = 60.0
 BEFORE_SECONDS = 2.0
 """decoded again before a span: as far as the codec's memory reaches audibly"""
 AFTER_SECONDS = 0.3
-"""decoded with a span, by codecs that also look ahead"""
+"""decoded with a span, by codecs that also look ahead, and for a post-filter"""
 
 
 class AcousticTokenizer:
     """An EncodecModel, DacModel or MimiModel, cut to its first `num_levels` quantizer levels.
 
     Raises:
-        ValueError: more levels than the codec has, a codec whose codes lie on no grid, or bf16 for one that is not
-            heard in spans.
+        ValueError: more levels than the codec has, a codec whose codes lie on no grid, bf16 for one that is not heard
+            in spans, or a post-filter that looks too far ahead.
     """
 
-    def __init__(self, model: Any, num_levels: int, dtype: Dtype = "fp32") -> None:
-        """`dtype` is of the encoder's arithmetic; the quantizer and the decoder compute in float32 always."""
+    def __init__(
+        self, model: Any, num_levels: int, dtype: Dtype = "fp32", postfilter: Postfilter | None = None
+    ) -> None:
+        """`dtype` is of the encoder's arithmetic; quantizer, decoder and post-filter compute in float32 always."""
         self.model = _in_float32(model).eval()
         self.codec: Codec = family_of(self.model)
+        self.postfilter = postfilter
+        if postfilter is not None:
+            postfilter.check_reach(self.codec.sample_rate, AFTER_SECONDS)
         if not 1 <= num_levels <= self.codec.levels:
             raise ValueError(f"levels={num_levels}: this codec has 1 to {self.codec.levels} levels")
         self.dtype = dtype
@@ -92,7 +99,7 @@ class AcousticTokenizer:
     @property
     def looks_back(self) -> bool:
         """Whether a frame's sound depends on the frames up to it alone."""
-        return self._spans
+        return self._spans and self.postfilter is None
 
     @classmethod
     def load(cls, source: Path | str, num_levels: int | None = None, dtype: Dtype | None = None) -> "AcousticTokenizer":
@@ -110,7 +117,8 @@ class AcousticTokenizer:
         settings = path / "tokenizer.json"
         said = read_json(settings) if settings.exists() else {}
         levels = num_levels or said.get("levels") or family_of(model).levels
-        return cls(model, levels, dtype or said.get("dtype", "fp32"))
+        postfilter = Postfilter.load(path) if path.is_dir() else None
+        return cls(model, levels, dtype or said.get("dtype", "fp32"), postfilter)
 
     def save(self, folder: Path) -> None:
         """Writes the transformers folder: in float16 where that changes no weight, else in float32."""
@@ -123,6 +131,8 @@ class AcousticTokenizer:
         else:
             extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=self.sample_rate)
         extractor.save_pretrained(folder)
+        if self.postfilter is not None:
+            self.postfilter.save(folder)
         dtype = {} if self.dtype == "fp32" else {"dtype": self.dtype}
         write_json(folder / "tokenizer.json", {"name": self.codec.name, "levels": self.num_levels, **dtype})
 
@@ -169,6 +179,8 @@ class AcousticTokenizer:
             return np.zeros(0, dtype=np.float32)
         sound = self.codec.decode(torch.from_numpy(codes.astype(np.int64)))
         assert len(sound) == codes.shape[1] * self.spec.hop, sound.shape
+        if self.postfilter is not None:
+            sound = self.postfilter(sound[None])[0]
         return np.asarray(sound.numpy())
 
 

@@ -7,12 +7,14 @@ they leave blurred, it goes on to tell from speech. Knows no codec.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils.parametrizations import weight_norm
 
+from triptych.tokenizers.acoustic.settings import DiscriminatorConfig
 from triptych.training.distributed import mean_over_ranks
 
 SLOPE = 0.2
@@ -24,10 +26,11 @@ Seen = tuple[list[Tensor], list[list[Tensor]]]
 class SpectrogramDiscriminator(nn.Module):
     """One sub-network: convolutions over a complex spectrogram, dilated in time, with a stride in frequency."""
 
-    def __init__(self, window: int, filters: int, level: float) -> None:
+    def __init__(self, window: int, level: float, said: DiscriminatorConfig) -> None:
         """`level`: root mean square of the waveforms to come; the spectrogram is in units of it."""
         super().__init__()
-        self.window, self.level = window, level
+        self.window, self.level, filters = window, level, said.filters
+        self.compression, self.floor = said.compression, said.floor
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
         self.hann: Tensor
         convolutions = [nn.Conv2d(2, filters, (3, 9), padding=(1, 4))]
@@ -46,11 +49,11 @@ class SpectrogramDiscriminator(nn.Module):
             spectrum = torch.stft(
                 scaled, self.window, self.window // 4, window=self.hann, center=False, return_complex=True
             )
-            seen = (
-                torch.view_as_real(spectrum / self.hann.norm())
-                .permute(0, 3, 2, 1)
-                .contiguous(memory_format=torch.channels_last)
-            )
+            parts = torch.view_as_real(spectrum / self.hann.norm())
+            if self.compression < 1:
+                size = parts.square().sum(-1, keepdim=True).add(self.floor**2).sqrt()
+                parts = parts * size.pow(self.compression - 1)
+            seen = parts.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
         features = []
         for convolution in self.convolutions:
             seen = nn.functional.leaky_relu(convolution(seen), SLOPE)
@@ -77,17 +80,17 @@ class Discriminator(nn.Module):
         ValueError: a window longer than a crop.
     """
 
-    def __init__(self, windows: tuple[int, ...], filters: int, level: float, crop: int) -> None:
+    def __init__(self, said: DiscriminatorConfig, level: float, crop: int) -> None:
         super().__init__()
-        if max(windows) > crop:
+        if max(said.windows) > crop:
             raise ValueError(
-                f"discriminator.windows: {max(windows)} samples do not fit in a crop of {crop}: raise crop_seconds"
+                f"discriminator.windows: {max(said.windows)} samples do not fit in a crop of {crop}: raise crop_seconds"
             )
-        self.scales = nn.ModuleList(SpectrogramDiscriminator(window, filters, level) for window in windows)
+        self.scales = nn.ModuleList(SpectrogramDiscriminator(window, level, said) for window in said.windows)
 
-    def forward(self, waveform: Tensor) -> Seen:
-        """Waveforms [B, N] as each sub-network sees them."""
-        seen = [scale(waveform) for scale in self.scales]
+    def forward(self, waveform: Tensor, scales: Sequence[int] | None = None) -> Seen:
+        """Waveforms [B, N] as each sub-network sees them, or those that `scales` names."""
+        seen = [self.scales[i](waveform) for i in (range(len(self.scales)) if scales is None else scales)]
         return [logits for logits, _ in seen], [features for _, features in seen]
 
 

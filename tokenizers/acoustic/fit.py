@@ -147,8 +147,8 @@ def fit_acoustic(
     Args:
         clips, held_out: prepared recordings at `config.sample_rate`; the second ones are only listened to.
     Raises:
-        ValueError: the folder exists, the clips have another rate, or there are none; `decoder_share` without
-            `decoder_of`; more favoured levels than there are.
+        ValueError: the folder exists, the clips have another rate, or there are none; `decoder_share` or a post-filter
+            without `decoder_of`; more favoured levels than there are.
         TrainingError: the loss is not a number.
     """
     refuse_existing(folder)
@@ -158,6 +158,8 @@ def fit_acoustic(
         raise ValueError(f"clips of {clips.sample_rate} Hz for a codec of {config.sample_rate} Hz: set sample_rate")
     if config.decoder_share < 1 and not config.decoder_of:
         raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
+    if config.postfilter.layers and not config.decoder_of:
+        raise ValueError("postfilter is for decoder_of: it mends what the decoder of a codec that exists makes")
     if config.favoured_levels and config.favoured_levels > config.levels:
         raise ValueError(f"favoured_levels = {config.favoured_levels}: choose 1 to {config.levels}, the codec's levels")
     guesses = read_guesses(config, clips)
@@ -178,7 +180,7 @@ def fit_acoustic(
             )
         if rank() == 0:
             with atomic_folder(folder) as beside:
-                AcousticTokenizer(model.export(), model.levels, config.dtype).save(beside)
+                AcousticTokenizer(model.export(), model.levels, config.dtype, model.postfilter).save(beside)
         wait_for_all()
         return AcousticTokenizer.load(folder)
 

@@ -33,7 +33,8 @@ class Adversary(nn.Module):
         said = config.discriminator
         assert said.start is not None
         self.start, self.heard_after, self.share = said.start, said.start + said.alone_steps, said.update_share
-        self.discriminator = Discriminator(said.windows, said.filters, SPEECH_LEVEL, config.crop)
+        self.drawn = said.windows_a_step
+        self.discriminator = Discriminator(said, SPEECH_LEVEL, config.crop)
         weights = {
             "mel": said.mel_weight,
             "waveform": said.waveform_weight,
@@ -49,6 +50,11 @@ class Adversary(nn.Module):
         since = step - self.start
         return math.floor(since * self.share) > math.floor((since - 1) * self.share)
 
+    def _drawn_scales(self) -> list[int] | None:
+        """Which windows hear this step, the same on all ranks: from torch's CPU generator. None: all."""
+        every = len(self.discriminator.scales)
+        return torch.randperm(every)[: self.drawn].tolist() if 0 < self.drawn < every else None
+
     def learn(self, made: Tensor, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A zero with the gradients of the discriminator alone, and its loss."""
         telling = telling_loss(self.discriminator(given)[0], self.discriminator(made.detach())[0])
@@ -59,10 +65,11 @@ class Adversary(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """A zero with the gradients of both sides, and metrics; waveforms [B, N]."""
         learns = self.learns(step)
+        scales = self._drawn_scales()
         leaf = made.detach().requires_grad_()  # what the losses are made of: their gradients end here
         with torch.set_grad_enabled(learns):
-            real_logits, real_features = self.discriminator(given)
-        fake_logits, fake_features = self.discriminator(leaf)
+            real_logits, real_features = self.discriminator(given, scales)
+        fake_logits, fake_features = self.discriminator(leaf, scales)
         parts = distance.parts(leaf, given)
         losses = {
             **parts,

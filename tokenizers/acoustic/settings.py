@@ -20,8 +20,16 @@ class DiscriminatorConfig:
     """steps in which it learns and the codec does not listen to it yet: what it says at first is noise"""
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     """samples, of the spectrogram that each sub-network sees; hop a quarter"""
+    compression: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """power to which the spectrum's magnitudes are raised, phases kept; 1: EnCodec's. With 0.3 what is faint is seen
+    beside what is loud, and the discriminator learns many times faster (configs/starter/LOG.md)"""
+    floor: Annotated[float, Field(gt=0)] = 0.05
+    """magnitude, where speech has about 1, below which compression raises nothing: there recordings differ in their
+    noise alone"""
     filters: int = 32
     """channels of each sub-network; 8 is what a CPU affords"""
+    windows_a_step: Annotated[int, Field(ge=0)] = 0
+    """of these, drawn anew at each step, are heard and learn; 0: all. On a CPU the discriminator is most of a step"""
     learning_rate: float = 3e-4
     """the peak of its own AdamW; warm-up and cosine are those of training"""
     betas: tuple[float, float] = (0.5, 0.9)
@@ -46,6 +54,26 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PostfilterConfig:
+    """A network that mends the spectrum of what a decoder makes (postfilter.py)."""
+
+    layers: int = 0
+    """ConvNeXt blocks; 0: there is none"""
+    dim: int = 128
+    """width"""
+    hidden: int = 320
+    """width within a block"""
+    window: Annotated[int, Field(ge=8)] = 720
+    """samples, of the spectrum; 30 ms at 24 kHz"""
+    hop: Annotated[int, Field(ge=1)] = 240
+    """samples from one spectrum to the next; a third of the window or less"""
+
+    def __post_init__(self) -> None:
+        if self.hop * 3 > self.window:
+            raise ValueError(f"postfilter.hop={self.hop}: at most a third of postfilter.window={self.window}")
+
+
+@dataclass(frozen=True, config=STRICT)
 class CodecFitConfig:
     """An EnCodec, and how it is trained."""
 
@@ -54,6 +82,8 @@ class CodecFitConfig:
     decoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """with `decoder_of`: of the trained decoder in the weights that are saved; the rest is the one that it began with
     (WiSE-FT, Wortsman et al. 2022). It keeps what a discriminator gains, without the words that it costs"""
+    postfilter: PostfilterConfig = PostfilterConfig()
+    """with `decoder_of`: layers above 0 train a post-filter of what that decoder makes; the decoder stays as it is"""
     training: TrainingConfig = TrainingConfig(
         max_steps=20_000, learning_rate=5e-4, final_ratio=0.02, betas=(0.8, 0.99), weight_decay=0.01, warmup_steps=200
     )

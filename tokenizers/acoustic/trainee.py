@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.acoustic.codec import AFTER_SECONDS, AcousticTokenizer
 from triptych.tokenizers.acoustic.objective import SPEECH_LEVEL, Objective
+from triptych.tokenizers.acoustic.postfilter import Postfilter
 from triptych.tokenizers.acoustic.quantizer import TrainableQuantizer
 from triptych.tokenizers.acoustic.seanet import runner
 from triptych.tokenizers.acoustic.settings import CodecFitConfig
@@ -60,6 +61,7 @@ class CodecTrainee(nn.Module):
     """Encoder, trainable residual quantizer and decoder; `export` makes an EncodecModel of them."""
 
     may_be_new = NEW_WITH_OLD_WEIGHTS
+    postfilter: Postfilter | None = None
 
     def __init__(self, config: CodecFitConfig) -> None:
         super().__init__()
@@ -160,10 +162,12 @@ class CodecTrainee(nn.Module):
 
 
 class DecoderTrainee(nn.Module):
-    """The decoder of a codec that exists; encoder and quantizer are frozen, so the fingerprint stays.
+    """The decoder of a codec that exists, or a post-filter for it, with the decoder frozen too; encoder and quantizer
+    always are, so the fingerprint stays.
 
     Raises:
-        ValueError: no such codec, no EnCodec, or one of another rate or hop than the config's.
+        ValueError: no such codec, no EnCodec, one of another rate or hop than the config's, or a post-filter that looks
+            too far ahead.
     """
 
     may_be_new = (*NEW_WITH_OLD_WEIGHTS, "updates")
@@ -181,7 +185,14 @@ class DecoderTrainee(nn.Module):
             )
         self.model, self.levels, self.size, self.config = codec.model, spec.levels, spec.size, config
         self.model.requires_grad_(False)
-        self.model.decoder.requires_grad_(True)
+        self.postfilter: Postfilter | None = None
+        if config.postfilter.layers:
+            self.postfilter = Postfilter(config.postfilter)
+            self.postfilter.check_reach(spec.sample_rate, AFTER_SECONDS)
+            if codec.postfilter is not None and codec.postfilter.config == config.postfilter:
+                self.postfilter.load_state_dict(codec.postfilter.state_dict())
+        else:
+            self.model.decoder.requires_grad_(True)
         self.objective = Objective(config)
         if self.objective.adversary is not None:
             self.register_buffer("updates", torch.zeros((), dtype=torch.long))
@@ -189,8 +200,8 @@ class DecoderTrainee(nn.Module):
         self.encode, self.decode = runner(self.model.encoder), runner(self.model.decoder, config.compile)
 
     def learners(self) -> list[Learner]:
-        """The decoder, and its discriminator if there is one."""
-        return learners(list(self.model.decoder.parameters()), self.objective, self.config)
+        """The decoder or the post-filter, and the discriminator if there is one."""
+        return learners(list((self.postfilter or self.model.decoder).parameters()), self.objective, self.config)
 
     def loss(self, batch: Tensor | Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them, or
@@ -227,12 +238,12 @@ class DecoderTrainee(nn.Module):
                 other: Any = sum(layer.decode(guessed[:, q].clamp(min=0)) for q, layer in enumerate(layers))
                 total = torch.where((guessed[:, :1, :1] >= 0), other, total)
         sound: Tensor = (self.decode if self.training else self.model.decoder)(total)[:, 0].float()
-        return sound, torch.stack(every)
+        return self.postfilter(sound) if self.postfilter else sound, torch.stack(every)
 
     @torch.no_grad()
     def export(self) -> Any:
         """The EncodecModel, rounded to float16's precision; its decoder went `decoder_share` of its way."""
-        if self.config.decoder_share < 1:
+        if self.config.decoder_share < 1 and not self.postfilter:
             began = AcousticTokenizer.load(self.source).model.decoder.state_dict()
             for name, weight in self.model.decoder.state_dict().items():
                 weight.copy_(torch.lerp(began[name].to(weight), weight, self.config.decoder_share))

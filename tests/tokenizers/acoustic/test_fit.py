@@ -11,7 +11,7 @@ import torch
 
 from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic
 from triptych.tokenizers.acoustic.mel import side_by_side
-from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
+from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig, PostfilterConfig
 from triptych.tokenizers.acoustic.trainee import CodecTrainee, random_levels
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig, build
@@ -93,6 +93,27 @@ def test_a_run_with_a_discriminator_resumes_bit_for_bit(tmp_path, decoder_alone)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert "objective.adversary.balancer.norms" in ours
     assert any(name.startswith("exp_avg_sq.objective.adversary.") for name in ours)
+
+
+def test_a_post_filter_learns_against_a_discriminator_and_leaves_the_codec_alone(tmp_path):
+    """Some windows a step; a second run goes on from the first one's."""
+    codec = fit_acoustic(
+        Noise(), Noise(), tmp_path / "codec", replace(TINY, training=replace(TINY.training, max_steps=3))
+    )
+    some = replace(ADVERSE, discriminator=replace(ADVERSE.discriminator, windows_a_step=1))
+    config = replace(some, decoder_of=str(tmp_path / "codec"), postfilter=PostfilterConfig(layers=2, dim=8, hidden=16))
+    fitted = fit_acoustic(Noise(), Noise(), tmp_path / "filtered", config)
+    assert fitted.spec == codec.spec and fitted.postfilter is not None
+    for name, weight in codec.model.state_dict().items():
+        assert torch.equal(weight, fitted.model.state_dict()[name]), name
+    assert "discriminator" in rows(tmp_path / "filtered.run", "train")[-1]
+    first = fitted.postfilter.leave.weight
+    assert first.abs().max() > 0
+    still = replace(config.training, max_steps=1, learning_rate=1e-9)
+    on = replace(config, decoder_of=str(tmp_path / "filtered"), training=still)
+    torch.testing.assert_close(fit_acoustic(Noise(), Noise(), tmp_path / "on", on).postfilter.leave.weight, first)
+    with pytest.raises(ValueError, match="postfilter is for decoder_of"):
+        fit_acoustic(Noise(), Noise(), tmp_path / "none", replace(config, decoder_of=None))
 
 
 def test_a_discriminator_joins_a_run_that_began_without_one(tmp_path):

@@ -49,15 +49,41 @@ def test_balanced_gradients_do_not_know_how_rows_are_dealt():
     assert torch.allclose(gradient_of(slice(0, 4)), halves, atol=1e-7)
 
 
+@pytest.mark.parametrize("compression", [1.0, 0.3])
+def test_what_is_ten_times_fainter_is_seen_as_its_power(compression):
+    """A new discriminator has no biases, so its logits scale with what it sees."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(replace(CONFIG.discriminator, compression=compression, floor=1e-3), 0.07, CONFIG.crop)
+    loud, faint = (discriminator(waveforms(0) * gain)[0] for gain in (1.0, 0.1))
+    for one, other in zip(loud, faint, strict=True):
+        torch.testing.assert_close(other, one * 0.1**compression, rtol=0.02, atol=0.02 * float(one.abs().max()))
+
+
+def test_windows_are_drawn_anew_at_each_step_and_each_one_learns():
+    said = replace(CONFIG.discriminator, start=0, windows_a_step=1)
+    objective = Objective(replace(CONFIG, discriminator=said)).train()
+    assert objective.adversary is not None
+    scales, heard = objective.adversary.discriminator.scales, set()
+    for step in range(1, 20):
+        torch.manual_seed(step)
+        objective.zero_grad()
+        made = waveforms(0).requires_grad_()
+        objective(made, waveforms(1), step)[0].backward()
+        learned = [any(p.grad is not None for p in scale.parameters()) for scale in scales]
+        assert sum(learned) == (1 if objective.adversary.learns(step) else 0)
+        heard |= {i for i, one in enumerate(learned) if one}
+    assert heard == {0, 1}
+
+
 def test_a_discriminator_sees_every_window_and_refuses_short_crops():
-    discriminator = Discriminator((512, 256), 4, 0.07, CONFIG.crop)
+    discriminator = Discriminator(CONFIG.discriminator, 0.07, CONFIG.crop)
     logits, features = discriminator(waveforms(0))
     assert [tuple(one.shape[:2]) for one in logits] == [(2, 1), (2, 1)]
     assert [one.shape[2] for one in logits] == [(CONFIG.crop - w) // (w // 4) + 1 for w in (512, 256)]
     assert [len(scale) for scale in features] == [5, 5]
     assert [one.shape[3] for one in features[0]] == [257, 129, 65, 33, 33]  # a stride of 2 in frequency, thrice
     with pytest.raises(ValueError, match="crop_seconds"):
-        Discriminator((8192,), 4, 0.07, CONFIG.crop)
+        Discriminator(replace(CONFIG.discriminator, windows=(8192,)), 0.07, CONFIG.crop)
 
 
 def test_losses_are_those_of_the_paper():
@@ -142,5 +168,5 @@ def test_at_first_the_discriminator_learns_alone():
 
 def test_a_new_discriminator_has_something_to_say():
     torch.manual_seed(0)
-    logits, _ = Discriminator((512, 256), 8, 0.07, CONFIG.crop)(waveforms(0))
+    logits, _ = Discriminator(replace(CONFIG.discriminator, filters=8), 0.07, CONFIG.crop)(waveforms(0))
     assert all(0.1 < one.std().item() < 10 for one in logits)
