@@ -18,7 +18,6 @@ from triptych.lm.decode import run
 from triptych.stages.bundle import Voice
 from triptych.stages.request import Request
 from triptych.stages.takes import make_coarse
-from triptych.tokenizers.acoustic.codec import AFTER_SECONDS
 from triptych.tokenizers.waveform import Waveform
 
 
@@ -51,8 +50,8 @@ def _sound(job: Request, codes: NDArray[np.uint16], decoded: int, ended: bool) -
     """The waveform of codes [Q, T'] from frame `decoded` on, and the frame that it reaches."""
     codec = job.cascade.tokenizers.acoustic
     stop = codes.shape[1]
-    if not ended and not codec.looks_back:
-        stop -= round(AFTER_SECONDS * float(job.cascade.grid.acoustic_rate))
+    if not ended:
+        stop -= codec.ahead
     if stop <= decoded:
         return np.zeros(0, np.float32), decoded
     return codec.decode_span(codes, decoded, stop), stop

@@ -37,15 +37,15 @@ WHOLE_SECONDS = 60.0
 BEFORE_SECONDS = 2.0
 """decoded again before a span: as far as the codec's memory reaches audibly"""
 AFTER_SECONDS = 0.3
-"""decoded with a span, by codecs that also look ahead, and for a post-filter"""
+"""decoded with a span, by codecs that also look ahead"""
 
 
 class AcousticTokenizer:
     """An EncodecModel, DacModel or MimiModel, cut to its first `num_levels` quantizer levels.
 
     Raises:
-        ValueError: more levels than the codec has, a codec whose codes lie on no grid, bf16 for one that is not heard
-            in spans, or a post-filter that looks too far ahead.
+        ValueError: more levels than the codec has, a codec whose codes lie on no grid, or bf16 for one that is not
+            heard in spans.
     """
 
     def __init__(
@@ -54,9 +54,7 @@ class AcousticTokenizer:
         """`dtype` is of the encoder's arithmetic; quantizer, decoder and post-filter compute in float32 always."""
         self.model = _in_float32(model).eval()
         self.codec: Codec = family_of(self.model)
-        self.postfilter = postfilter
-        if postfilter is not None:
-            postfilter.check_reach(self.codec.sample_rate, AFTER_SECONDS)
+        self.postfilter = postfilter.rounded() if postfilter is not None else None
         if not 1 <= num_levels <= self.codec.levels:
             raise ValueError(f"levels={num_levels}: this codec has 1 to {self.codec.levels} levels")
         self.dtype = dtype
@@ -97,9 +95,15 @@ class AcousticTokenizer:
         return self.spec.size
 
     @property
-    def looks_back(self) -> bool:
-        """Whether a frame's sound depends on the frames up to it alone."""
-        return self._spans and self.postfilter is None
+    def ahead(self) -> int:
+        """Frames after a frame on which its sound depends; 0: it looks back only."""
+        own = 0 if self._spans else round(AFTER_SECONDS * float(self.spec.frame_rate))
+        return own + self._filtered
+
+    @property
+    def _filtered(self) -> int:
+        """Frames on either side as far as the post-filter reaches."""
+        return 0 if self.postfilter is None else -(-self.postfilter.reach // self.spec.hop)
 
     @classmethod
     def load(cls, source: Path | str, num_levels: int | None = None, dtype: Dtype | None = None) -> "AcousticTokenizer":
@@ -168,9 +172,8 @@ class AcousticTokenizer:
     def decode_span(self, codes: NDArray[Any], first: int, stop: int) -> Waveform:
         """Waveform [(stop - first) · hop] of frames `first` to `stop` of codes [q, T'], amid their neighbours."""
         rate = float(self.spec.frame_rate)
-        begin = max(0, first - round(BEFORE_SECONDS * rate))
-        end = stop if self.looks_back else stop + round(AFTER_SECONDS * rate)
-        sound = self._decode(codes[:, begin:end])
+        begin = max(0, first - round(BEFORE_SECONDS * rate) - self._filtered)
+        sound = self._decode(codes[:, begin : stop + self.ahead])
         return sound[(first - begin) * self.spec.hop : (stop - begin) * self.spec.hop]
 
     @torch.inference_mode()

@@ -67,14 +67,6 @@ class Postfilter(nn.Module):
         """Samples before and after a sample on which it depends."""
         return self.config.layers * (KERNEL // 2) * self.config.hop + self.config.window
 
-    def check_reach(self, sample_rate: int, seconds: float) -> None:
-        """Raises ValueError where it looks further ahead than spans are decoded with what follows them."""
-        if self.reach > seconds * sample_rate:
-            raise ValueError(
-                f"postfilter.layers={self.config.layers}: it looks {self.reach / sample_rate:.2f} s ahead, at most "
-                f"{seconds} s are heard: fewer layers, or a shorter hop"
-            )
-
     def forward(self, sound: Tensor) -> Tensor:
         with torch.autocast(sound.device.type, enabled=False):
             sound = sound.float()
@@ -97,6 +89,12 @@ class Postfilter(nn.Module):
         done: Tensor = self.leave(self.norm(x.transpose(1, 2))).transpose(1, 2)
         return done
 
+    def rounded(self) -> "Postfilter":
+        """A copy for use, on the CPU, with weights that float16 holds."""
+        made = Postfilter(self.config)
+        made.load_state_dict({name: value.half().float() for name, value in self.state_dict().items()})
+        return made.eval().requires_grad_(False)
+
     def save(self, folder: Path) -> None:
         """Writes its two files into a folder that is there, weights in float16."""
         weights = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
@@ -118,4 +116,4 @@ class Postfilter(nn.Module):
             made.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{weights} cannot be read: {str(error).splitlines()[0]}") from None
-        return made.eval().requires_grad_(False)
+        return made

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.tokenizers.acoustic.codec import AFTER_SECONDS, AcousticTokenizer
+from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.acoustic.objective import SPEECH_LEVEL, Objective
 from triptych.tokenizers.acoustic.postfilter import Postfilter
 from triptych.tokenizers.acoustic.quantizer import TrainableQuantizer
@@ -166,8 +166,7 @@ class DecoderTrainee(nn.Module):
     always are, so the fingerprint stays.
 
     Raises:
-        ValueError: no such codec, no EnCodec, one of another rate or hop than the config's, or a post-filter that looks
-            too far ahead.
+        ValueError: no such codec, no EnCodec, or one of another rate or hop than the config's.
     """
 
     may_be_new = (*NEW_WITH_OLD_WEIGHTS, "updates")
@@ -188,7 +187,6 @@ class DecoderTrainee(nn.Module):
         self.postfilter: Postfilter | None = None
         if config.postfilter.layers:
             self.postfilter = Postfilter(config.postfilter)
-            self.postfilter.check_reach(spec.sample_rate, AFTER_SECONDS)
             if codec.postfilter is not None and codec.postfilter.config == config.postfilter:
                 self.postfilter.load_state_dict(codec.postfilter.state_dict())
         else:

@@ -57,9 +57,9 @@ def test_a_codec_keeps_it_beside_its_own_files(tmp_path, codec):
     filtered = AcousticTokenizer(codec.model, 2, postfilter=random_one())
     filtered.save(tmp_path / "filtered")
     again = AcousticTokenizer.load(tmp_path / "filtered")
-    assert again.spec == codec.spec and codec.looks_back and not again.looks_back
+    assert again.spec == codec.spec and codec.ahead == 0 and again.ahead == -(-again.postfilter.reach // 480)
     assert EncodecModel.from_pretrained(tmp_path / "filtered").config.hop_length == codec.spec.hop
-    np.testing.assert_allclose(again.decode(codes), filtered.decode(codes), atol=1e-3)
+    np.testing.assert_array_equal(again.decode(codes), filtered.decode(codes))
     assert np.abs(again.decode(codes) - codec.decode(codes)).max() > 1e-3
     with torch.inference_mode():
         mended = again.postfilter(torch.from_numpy(codec.decode(codes))[None])[0].numpy()
@@ -94,8 +94,3 @@ def test_weights_of_another_shape_are_refused(tmp_path, codec):
 def test_spectra_that_do_not_add_up_are_refused():
     with pytest.raises(ValueError, match="a third"):
         PostfilterConfig(layers=1, window=512, hop=256)
-
-
-def test_one_that_looks_too_far_ahead_for_spans_is_refused(codec):
-    with pytest.raises(ValueError, match="fewer layers"):
-        AcousticTokenizer(codec.model, 2, postfilter=Postfilter(replace(SMALL, layers=10)))
