@@ -94,6 +94,11 @@ class AcousticTokenizer:
         """Entries of one level."""
         return self.spec.size
 
+    def weights(self) -> list[torch.Tensor]:
+        """All tensors of the codec and of its post-filter."""
+        parts = [self.model] if self.postfilter is None else [self.model, self.postfilter]
+        return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+
     @property
     def ahead(self) -> int:
         """Frames after a frame on which its sound depends; 0: it looks back only."""
@@ -173,6 +178,8 @@ class AcousticTokenizer:
         """Waveform [(stop - first) · hop] of frames `first` to `stop` of codes [q, T'], amid their neighbours."""
         rate = float(self.spec.frame_rate)
         begin = max(0, first - round(BEFORE_SECONDS * rate) - self._filtered)
+        if self.postfilter is not None:  # its spectra lie where those of the whole do
+            begin -= begin % (math.lcm(self.spec.hop, self.postfilter.config.hop) // self.spec.hop)
         sound = self._decode(codes[:, begin : stop + self.ahead])
         return sound[(first - begin) * self.spec.hop : (stop - begin) * self.spec.hop]
 

@@ -158,6 +158,8 @@ def fit_acoustic(
         raise ValueError(f"clips of {clips.sample_rate} Hz for a codec of {config.sample_rate} Hz: set sample_rate")
     if config.decoder_share < 1 and not config.decoder_of:
         raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
+    if config.postfilter.layers and config.decoder_share < 1:
+        raise ValueError("decoder_share is for a decoder that is trained: with a post-filter it stays as it is")
     if config.postfilter.layers and not config.decoder_of:
         raise ValueError("postfilter is for decoder_of: it mends what the decoder of a codec that exists makes")
     if config.favoured_levels and config.favoured_levels > config.levels:
@@ -180,7 +182,7 @@ def fit_acoustic(
             )
         if rank() == 0:
             with atomic_folder(folder) as beside:
-                AcousticTokenizer(model.export(), model.levels, config.dtype, model.postfilter).save(beside)
+                AcousticTokenizer(model.export(), model.levels, model.dtype, model.postfilter).save(beside)
         wait_for_all()
         return AcousticTokenizer.load(folder)
 

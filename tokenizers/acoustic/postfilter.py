@@ -115,5 +115,6 @@ class Postfilter(nn.Module):
         try:
             made.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{weights} cannot be read: {str(error).splitlines()[0]}") from None
+            problem = " ".join(str(error).split())[:160]
+            raise ValueError(f"{weights} cannot be read, copy it and {FILES[0]} again: {problem}") from None
         return made

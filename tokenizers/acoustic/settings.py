@@ -22,14 +22,15 @@ class DiscriminatorConfig:
     """samples, of the spectrogram that each sub-network sees; hop a quarter"""
     compression: Annotated[float, Field(gt=0, le=1)] = 1.0
     """power to which the spectrum's magnitudes are raised, phases kept; 1: EnCodec's. With 0.3 what is faint is seen
-    beside what is loud, and the discriminator learns many times faster (configs/starter/LOG.md)"""
+    beside what is loud, and with a higher rate the discriminator learns much faster (configs/starter/LOG.md)"""
     floor: Annotated[float, Field(gt=0)] = 0.05
-    """magnitude, where speech has about 1, below which compression raises nothing: there recordings differ in their
-    noise alone"""
+    """magnitude, where speech has about 1, below which all is raised alike: there recordings differ in their noise
+    alone"""
     filters: int = 32
     """channels of each sub-network; 8 is what a CPU affords"""
     windows_a_step: Annotated[int, Field(ge=0)] = 0
-    """of these, drawn anew at each step, are heard and learn; 0: all. On a CPU the discriminator is most of a step"""
+    """of these, drawn anew at each step after alone_steps, are heard and learn; 0: all. On a CPU the discriminator is
+    most of a step"""
     learning_rate: float = 3e-4
     """the peak of its own AdamW; warm-up and cosine are those of training"""
     betas: tuple[float, float] = (0.5, 0.9)
@@ -52,16 +53,22 @@ class DiscriminatorConfig:
     """of the balanced gradient at each waveform; 5 is about what the plain distances have, so that commitment_weight
     means the same before and after the start"""
 
+    def __post_init__(self) -> None:
+        if self.windows_a_step > len(self.windows):
+            raise ValueError(
+                f"discriminator.windows_a_step={self.windows_a_step}: discriminator.windows has {len(self.windows)}"
+            )
+
 
 @dataclass(frozen=True, config=STRICT)
 class PostfilterConfig:
     """A network that mends the spectrum of what a decoder makes (postfilter.py)."""
 
-    layers: int = 0
+    layers: Annotated[int, Field(ge=0)] = 0
     """ConvNeXt blocks; 0: there is none"""
-    dim: int = 128
+    dim: Annotated[int, Field(ge=1)] = 128
     """width"""
-    hidden: int = 320
+    hidden: Annotated[int, Field(ge=1)] = 320
     """width within a block"""
     window: Annotated[int, Field(ge=8)] = 720
     """samples, of the spectrum; 30 ms at 24 kHz"""

@@ -22,6 +22,7 @@ from triptych.tokenizers.acoustic.postfilter import Postfilter
 from triptych.tokenizers.acoustic.quantizer import TrainableQuantizer
 from triptych.tokenizers.acoustic.seanet import runner
 from triptych.tokenizers.acoustic.settings import CodecFitConfig
+from triptych.tokenizers.acoustic.streaming import can_stream
 from triptych.tokenizers.acoustic.usage import UsageWindow, perplexity
 from triptych.training.config import TrainingConfig
 from triptych.training.distributed import rank, rows_of_ranks, world
@@ -80,6 +81,7 @@ class CodecTrainee(nn.Module):
             target_bandwidths=[bits * config.sample_rate / config.hop / 1000],
         )
         self.config, self.levels, self.size = config, config.levels, config.codebook_size
+        self.dtype = config.dtype
         model = EncodecModel(self.hf_config)
         self.encoder, self.decoder = model.encoder, model.decoder
         keep_variance(self.encoder, first=1 / SPEECH_LEVEL)
@@ -166,7 +168,8 @@ class DecoderTrainee(nn.Module):
     always are, so the fingerprint stays.
 
     Raises:
-        ValueError: no such codec, no EnCodec, or one of another rate or hop than the config's.
+        ValueError: no such codec, no causal EnCodec, one of another rate or hop than the config's, or one with another
+            post-filter.
     """
 
     may_be_new = (*NEW_WITH_OLD_WEIGHTS, "updates")
@@ -184,10 +187,18 @@ class DecoderTrainee(nn.Module):
             )
         self.model, self.levels, self.size, self.config = codec.model, spec.levels, spec.size, config
         self.model.requires_grad_(False)
+        if not can_stream(codec.model):
+            raise ValueError(f"decoder_of={source} looks ahead: only the decoder of a causal EnCodec is trained")
+        self.dtype = codec.dtype
         self.postfilter: Postfilter | None = None
+        if codec.postfilter is not None and codec.postfilter.config != config.postfilter:
+            raise ValueError(
+                f"decoder_of={source} has a post-filter, {codec.postfilter.config}: say the same postfilter.* to go on "
+                "with it, or take its files postfilter.* away, since it would not fit another decoder"
+            )
         if config.postfilter.layers:
             self.postfilter = Postfilter(config.postfilter)
-            if codec.postfilter is not None and codec.postfilter.config == config.postfilter:
+            if codec.postfilter is not None:
                 self.postfilter.load_state_dict(codec.postfilter.state_dict())
         else:
             self.model.decoder.requires_grad_(True)
@@ -240,12 +251,15 @@ class DecoderTrainee(nn.Module):
 
     @torch.no_grad()
     def export(self) -> Any:
-        """The EncodecModel, rounded to float16's precision; its decoder went `decoder_share` of its way."""
-        if self.config.decoder_share < 1 and not self.postfilter:
+        """The EncodecModel; a decoder that was trained went `decoder_share` of its way, and is rounded to float16."""
+        if self.postfilter is not None:
+            return self.model
+        if self.config.decoder_share < 1:
             began = AcousticTokenizer.load(self.source).model.decoder.state_dict()
             for name, weight in self.model.decoder.state_dict().items():
                 weight.copy_(torch.lerp(began[name].to(weight), weight, self.config.decoder_share))
-        return self.model.half()
+        self.model.decoder.half()
+        return self.model
 
 
 def random_levels(rows: int, levels: int, favoured: int | None = None) -> Tensor:

@@ -40,6 +40,10 @@ class Average:
         finally:
             self._exchange()
 
+    def settle(self) -> None:
+        """The model has the averaged weights from now on."""
+        self._exchange()
+
     @torch.no_grad()
     def restore(self, file: Path) -> None:
         """The averages that a checkpoint's weights are."""

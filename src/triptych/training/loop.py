@@ -89,7 +89,8 @@ def train(
     resume: bool = False,
     progress: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Path:
-    """Trains `model` (a Trainee) up to `config.max_steps` and returns its last checkpoint.
+    """Trains `model` (a Trainee) up to `config.max_steps` and returns its last checkpoint, whose weights it then has:
+    with `average`, the averaged ones.
 
     Args:
         record: what `stage.json` says about the model; its owner can build the model from it again.
@@ -168,6 +169,8 @@ def train(
         zero.close()
     if stopping:
         raise TrainingStopped(f"stopped at step {step}: {folder} is whole, resume=true goes on from it")
+    if average:
+        average.settle()
     return folder
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic
 from triptych.tokenizers.acoustic.mel import side_by_side
+from triptych.tokenizers.acoustic.postfilter import Postfilter
 from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig, PostfilterConfig
 from triptych.tokenizers.acoustic.trainee import CodecTrainee, random_levels
 from triptych.training.checkpoint import find_checkpoint
@@ -27,6 +29,14 @@ TINY = CodecFitConfig(
     unquantised_steps=2, reservoir=64, mel_windows=(256,), validation_clips=1, usage_steps=4,
 )  # fmt: skip
 ADVERSE = replace(TINY, discriminator=DiscriminatorConfig(start=4, alone_steps=2, windows=(512, 256), filters=4))
+
+
+SMALL = PostfilterConfig(layers=2, dim=8, hidden=16)
+
+
+def codec_of(folder: Path) -> AcousticTokenizer:
+    """`folder`/codec, hardly trained."""
+    return fit_acoustic(Noise(), Noise(), folder / "codec", replace(TINY, training=replace(TINY.training, max_steps=3)))
 
 
 class Noise:
@@ -96,24 +106,56 @@ def test_a_run_with_a_discriminator_resumes_bit_for_bit(tmp_path, decoder_alone)
 
 
 def test_a_post_filter_learns_against_a_discriminator_and_leaves_the_codec_alone(tmp_path):
-    """Some windows a step; a second run goes on from the first one's."""
-    codec = fit_acoustic(
-        Noise(), Noise(), tmp_path / "codec", replace(TINY, training=replace(TINY.training, max_steps=3))
-    )
+    """Some windows a step; what is saved are the averaged weights of its last checkpoint, resumed or not; and a second
+    run goes on from the first one's."""
+    codec = codec_of(tmp_path)
     some = replace(ADVERSE, discriminator=replace(ADVERSE.discriminator, windows_a_step=1))
-    config = replace(some, decoder_of=str(tmp_path / "codec"), postfilter=PostfilterConfig(layers=2, dim=8, hidden=16))
+    training = replace(some.training, average=0.5)
+    config = replace(some, decoder_of=str(tmp_path / "codec"), postfilter=SMALL, training=training)
     fitted = fit_acoustic(Noise(), Noise(), tmp_path / "filtered", config)
     assert fitted.spec == codec.spec and fitted.postfilter is not None
     for name, weight in codec.model.state_dict().items():
         assert torch.equal(weight, fitted.model.state_dict()[name]), name
     assert "discriminator" in rows(tmp_path / "filtered.run", "train")[-1]
+    kept = weights(tmp_path / "filtered.run")
+    for name, weight in fitted.postfilter.state_dict().items():
+        assert torch.equal(weight, kept[f"postfilter.{name}"].half().float()), name
+    with pytest.raises(TrainingStopped):
+        fit_acoustic(Noise(stop_at=14), Noise(), tmp_path / "broken", config)
+    again = fit_acoustic(Noise(), Noise(), tmp_path / "broken", config, resume=True)
     first = fitted.postfilter.leave.weight
-    assert first.abs().max() > 0
+    assert first.abs().max() > 0 and torch.equal(again.postfilter.leave.weight, first)
     still = replace(config.training, max_steps=1, learning_rate=1e-9)
     on = replace(config, decoder_of=str(tmp_path / "filtered"), training=still)
     torch.testing.assert_close(fit_acoustic(Noise(), Noise(), tmp_path / "on", on).postfilter.leave.weight, first)
-    with pytest.raises(ValueError, match="postfilter is for decoder_of"):
-        fit_acoustic(Noise(), Noise(), tmp_path / "none", replace(config, decoder_of=None))
+
+
+def test_a_post_filter_is_not_lost_nor_asked_for_what_it_is_not(tmp_path):
+    codec = codec_of(tmp_path)
+    AcousticTokenizer(codec.model, 2, postfilter=Postfilter(SMALL)).save(tmp_path / "filtered")
+    with_one = replace(TINY, decoder_of=str(tmp_path / "filtered"))
+    for config, said in (
+        (replace(TINY, postfilter=SMALL), "postfilter is for decoder_of"),
+        (with_one, "has a post-filter"),
+        (replace(with_one, postfilter=replace(SMALL, dim=16)), "has a post-filter"),
+        (replace(with_one, postfilter=SMALL, decoder_share=0.5), "decoder_share is for a decoder that is trained"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fit_acoustic(Noise(), Noise(), tmp_path / "none", config)
+    again = AcousticTokenizer.load(tmp_path / "filtered", num_levels=1)
+    again.save(tmp_path / "fewer")
+    assert AcousticTokenizer.load(tmp_path / "fewer").postfilter is not None
+
+
+@pytest.mark.parametrize("postfilter", [PostfilterConfig(), SMALL])
+def test_a_codec_of_float32_weights_keeps_its_fingerprint(tmp_path, postfilter):
+    model = codec_of(tmp_path).model
+    with torch.no_grad():
+        next(model.encoder.parameters()).add_(1e-5)
+    own = AcousticTokenizer(model, 2)
+    own.save(tmp_path / "finer")
+    config = replace(TINY, decoder_of=str(tmp_path / "finer"), postfilter=postfilter)
+    assert fit_acoustic(Noise(), Noise(), tmp_path / "after", config).spec.fingerprint == own.spec.fingerprint
 
 
 def test_a_discriminator_joins_a_run_that_began_without_one(tmp_path):

@@ -56,7 +56,7 @@ def test_what_is_ten_times_fainter_is_seen_as_its_power(compression):
     discriminator = Discriminator(replace(CONFIG.discriminator, compression=compression, floor=1e-3), 0.07, CONFIG.crop)
     loud, faint = (discriminator(waveforms(0) * gain)[0] for gain in (1.0, 0.1))
     for one, other in zip(loud, faint, strict=True):
-        torch.testing.assert_close(other, one * 0.1**compression, rtol=0.02, atol=0.02 * float(one.abs().max()))
+        torch.testing.assert_close(other, one * 0.1**compression, rtol=0.02, atol=0.02 * one.abs().max().item())
 
 
 def test_windows_are_drawn_anew_at_each_step_and_each_one_learns():
@@ -73,6 +73,8 @@ def test_windows_are_drawn_anew_at_each_step_and_each_one_learns():
         assert sum(learned) == (1 if objective.adversary.learns(step) else 0)
         heard |= {i for i, one in enumerate(learned) if one}
     assert heard == {0, 1}
+    with pytest.raises(ValueError, match="windows_a_step=3"):
+        replace(CONFIG.discriminator, windows_a_step=3)
 
 
 def test_a_discriminator_sees_every_window_and_refuses_short_crops():

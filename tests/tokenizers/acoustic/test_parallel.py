@@ -85,7 +85,12 @@ def learn_codec(folder: Path, batch: int = 2) -> None:
     assert spec is not None and spec.loader is not None
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
-    tests.fit_acoustic(tests.Noise(), tests.Noise(), folder, replace(tests.ADVERSE, batch=batch))
+    tests.fit_acoustic(
+        tests.Noise(),
+        tests.Noise(),
+        folder,
+        replace(tests.ADVERSE, batch=batch, discriminator=replace(tests.ADVERSE.discriminator, windows_a_step=1)),
+    )
 
 
 def two_processes(work: str, folder: Path) -> None:

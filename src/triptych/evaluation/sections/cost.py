@@ -59,8 +59,12 @@ def cost_section(subject: Evaluation) -> Section:
         sheet.put(ALL, "rtf", text, sum(job.seconds[stage] for stage in PARTS) / made.seconds, made.seconds)
         subject.progress(number + 1, len(texts), "timed")
     for stage in PARTS:
-        model = cascade.tokenizers.acoustic.model if stage == "codec" else cascade.stages[stage][1]
-        weigh(sheet, stage, list(model.parameters()) + list(model.buffers()), peaks.peaks.get(stage))
+        if stage == "codec":
+            weights = cascade.tokenizers.acoustic.weights()
+        else:
+            model = cascade.stages[stage][1]
+            weights = [*model.parameters(), *model.buffers()]
+        weigh(sheet, stage, weights, peaks.peaks.get(stage))
     table = sheet.table(subject.settings.resamples, subject.settings.seed, note(subject))
     return Section("cost", "Cost", ABOUT, (table,), (plot("rtf", "Seconds of work a second of sound", bars(table)),))
 
