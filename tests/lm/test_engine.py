@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 from triptych.lm import native, static
 from triptych.lm.blocks import PRECISIONS, NativeMatrix, Precision, rounded
 from triptych.lm.decode import LanguageRule, Row, one, run
-from triptych.lm.engine import Engine, NativeEngine, PrepackedEngine, StaticEngine, make_engine
+from triptych.lm.engine import Engine, NativeEngine, PackedLinear, PrepackedEngine, StaticEngine, make_engine
 from triptych.lm.sampling import Sampling
 from triptych.lm.static import SHORTEST
 from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig
@@ -329,6 +329,13 @@ def test_without_a_compiler_another_tier_serves(monkeypatch: pytest.MonkeyPatch)
         assert make_engine(MODELS["plain"].transformer, precision, 10**9).tier == "prepacked"
     with pytest.raises(ValueError, match="fp16"):
         make_engine(MODELS["plain"].transformer, "fp16")  # type: ignore[arg-type]
+
+
+def test_a_processor_without_bf16_computes_with_weights_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    layer, x = torch.nn.Linear(48, 32, bias=False), torch.randn(3, 48)
+    made = PackedLinear(layer.weight, "bf16")(x)
+    torch.testing.assert_close(made, x @ layer.weight.bfloat16().float().T)
 
 
 def test_a_short_work_does_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,8 @@ def cuda_graph(step: Step) -> Step:
 
 
 class PrepackedEngine(Engine):
-    """Weights in oneDNN's own order; rounded to `precision`, they meet activations in bfloat16."""
+    """Weights in oneDNN's own order; rounded to `precision`, they meet activations in bfloat16, where the processor can
+    multiply these."""
 
     tier = "prepacked"
 
@@ -133,7 +134,8 @@ class PackedLinear(nn.Module):
         super().__init__()
         whole = all(size % 32 == 0 for size in weight.shape)  # torch's kernel for whole numbers asks for that
         self.whole = precision == "int8" and whole
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        half = precision == "bf16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # not without AVX-512, say
+        self.dtype = torch.bfloat16 if half else torch.float32
         if self.whole:
             self.weight, scale = round_rows(weight.detach().float())
             self.scale = scale.to(torch.bfloat16)
