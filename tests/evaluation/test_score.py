@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from triptych.evaluation.naturalness import load_naturalness
 from triptych.evaluation.recogniser import load_recogniser
 from triptych.evaluation.score import Total, count_errors, normaliser, read_list, word_errors
 from triptych.tokenizers.waveform import Waveform
@@ -47,6 +48,19 @@ def test_errors(listed: Path, heard: str, errors: int) -> None:
     (judged,) = word_errors(read_list(listed), Ear(heard))
     assert (judged.errors, judged.words) == (errors, 5)
     assert Total.of([judged]).word_error == errors / 5
+
+
+def test_naturalness_is_a_mean_over_recordings_where_it_is_asked_for(listed: Path) -> None:
+    class Rater:
+        def rate(self, waveform: Waveform, sample_rate: int) -> float:
+            return 2.0 if sample_rate == 8000 and waveform.ndim == 1 else 5.0
+
+    rows = read_list(listed)
+    assert Total.of(list(word_errors(rows * 2, Ear("22"), naturalness=Rater()))).naturalness == 2.0
+    assert Total.of(list(word_errors(rows, Ear("22")))).naturalness is None
+    assert load_naturalness("none") is None
+    with pytest.raises(ValueError, match="choose dnsmos or none"):
+        load_naturalness("dnsmoss")
 
 
 def test_normalising_twice_changes_nothing() -> None:

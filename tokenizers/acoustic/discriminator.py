@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from triptych.tokenizers.acoustic.settings import DiscriminatorConfig
@@ -56,9 +56,28 @@ class SpectrogramDiscriminator(nn.Module):
             seen = parts.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
         features = []
         for convolution in self.convolutions:
-            seen = nn.functional.leaky_relu(convolution(seen), SLOPE)
+            seen = functional.leaky_relu(convolved(seen, convolution), SLOPE)
             features.append(seen)
         return self.last(seen), features
+
+
+def convolved(seen: Tensor, convolution: nn.Module) -> Tensor:
+    """[B, C, M, F] through a convolution that may be dilated in time.
+
+    Every d-th frame goes into a row of its own, where a dilation of d is none: the same sums, without the dilation that
+    takes a CPU's backward pass two to five times as long.
+    """
+    assert isinstance(convolution, nn.Conv2d)
+    d, frames = convolution.dilation[0], seen.shape[2]
+    if d == 1:
+        made: Tensor = convolution(seen)
+        return made
+    rows = functional.pad(seen, (0, 0, 0, -frames % d)).unflatten(2, (-1, d)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+    weight, bias, stride = convolution.weight, convolution.bias, convolution.stride
+    rows = rows.contiguous(memory_format=torch.channels_last)
+    rows = functional.conv2d(rows, weight, bias, stride, padding=(1, convolution.padding[1]))
+    made = rows.unflatten(0, (-1, d)).permute(0, 2, 3, 1, 4).flatten(2, 3)[:, :, :frames]
+    return made.contiguous(memory_format=torch.channels_last)
 
 
 def _unit_gain(convolution: nn.Conv2d, slope: float) -> nn.Module:
@@ -97,12 +116,12 @@ class Discriminator(nn.Module):
 def telling_loss(given: list[Tensor], made: list[Tensor]) -> Tensor:
     """The discriminator's hinge loss of its logits, a mean over sub-networks; 2 when it cannot tell at all."""
     pairs = zip(given, made, strict=True)
-    return torch.stack([relu(1 - real.float()).mean() + relu(1 + fake.float()).mean() for real, fake in pairs]).mean()
+    return torch.stack([functional.relu(1 - real.float()).mean() + functional.relu(1 + fake.float()).mean() for real, fake in pairs]).mean()
 
 
 def fooling_loss(made: list[Tensor]) -> Tensor:
     """The codec's hinge loss, equation 1."""
-    return torch.stack([relu(1 - fake.float()).mean() for fake in made]).mean()
+    return torch.stack([functional.relu(1 - fake.float()).mean() for fake in made]).mean()
 
 
 def feature_distance(given: list[list[Tensor]], made: list[list[Tensor]]) -> Tensor:

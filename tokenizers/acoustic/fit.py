@@ -148,7 +148,7 @@ def fit_acoustic(
         clips, held_out: prepared recordings at `config.sample_rate`; the second ones are only listened to.
     Raises:
         ValueError: the folder exists, the clips have another rate, or there are none; `decoder_share` or a post-filter
-            without `decoder_of`; more favoured levels than there are.
+            without `decoder_of`; `decoder_too` without a post-filter; more favoured levels than there are.
         TrainingError: the loss is not a number.
     """
     refuse_existing(folder)
@@ -159,7 +159,9 @@ def fit_acoustic(
     if config.decoder_share < 1 and not config.decoder_of:
         raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
     if config.postfilter.layers and config.decoder_share < 1:
-        raise ValueError("decoder_share is for a decoder that is trained: with a post-filter it stays as it is")
+        raise ValueError("decoder_share is for a decoder alone: a post-filter would not fit another one")
+    if config.decoder_too and not config.postfilter.layers:
+        raise ValueError("decoder_too is for a post-filter (postfilter.layers): with decoder_of alone it learns anyway")
     if config.postfilter.layers and not config.decoder_of:
         raise ValueError("postfilter is for decoder_of: it mends what the decoder of a codec that exists makes")
     if config.favoured_levels and config.favoured_levels > config.levels:

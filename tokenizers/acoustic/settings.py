@@ -91,6 +91,8 @@ class CodecFitConfig:
     (WiSE-FT, Wortsman et al. 2022). It keeps what a discriminator gains, without the words that it costs"""
     postfilter: PostfilterConfig = PostfilterConfig()
     """with `decoder_of`: layers above 0 train a post-filter of what that decoder makes; the decoder stays as it is"""
+    decoder_too: bool = False
+    """with a post-filter: the decoder learns as well, together with it"""
     training: TrainingConfig = TrainingConfig(
         max_steps=20_000, learning_rate=5e-4, final_ratio=0.02, betas=(0.8, 0.99), weight_decay=0.01, warmup_steps=200
     )

@@ -164,8 +164,8 @@ class CodecTrainee(nn.Module):
 
 
 class DecoderTrainee(nn.Module):
-    """The decoder of a codec that exists, or a post-filter for it, with the decoder frozen too; encoder and quantizer
-    always are, so the fingerprint stays.
+    """The decoder of a codec that exists, a post-filter for it, or both; encoder and quantizer are frozen, so the
+    fingerprint stays.
 
     Raises:
         ValueError: no such codec, no causal EnCodec, one of another rate or hop than the config's, or one with another
@@ -191,6 +191,7 @@ class DecoderTrainee(nn.Module):
             raise ValueError(f"decoder_of={source} looks ahead: only the decoder of a causal EnCodec is trained")
         self.dtype = codec.dtype
         self.postfilter: Postfilter | None = None
+        self.learning: list[nn.Module] = []
         if codec.postfilter is not None and codec.postfilter.config != config.postfilter:
             raise ValueError(
                 f"decoder_of={source} has a post-filter, {codec.postfilter.config}: say the same postfilter.* to go on "
@@ -200,8 +201,9 @@ class DecoderTrainee(nn.Module):
             self.postfilter = Postfilter(config.postfilter)
             if codec.postfilter is not None:
                 self.postfilter.load_state_dict(codec.postfilter.state_dict())
-        else:
-            self.model.decoder.requires_grad_(True)
+            self.learning.append(self.postfilter)
+        if config.decoder_too or not config.postfilter.layers:
+            self.learning.append(self.model.decoder.requires_grad_(True))
         self.objective = Objective(config)
         if self.objective.adversary is not None:
             self.register_buffer("updates", torch.zeros((), dtype=torch.long))
@@ -209,8 +211,9 @@ class DecoderTrainee(nn.Module):
         self.encode, self.decode = runner(self.model.encoder), runner(self.model.decoder, config.compile)
 
     def learners(self) -> list[Learner]:
-        """The decoder or the post-filter, and the discriminator if there is one."""
-        return learners(list((self.postfilter or self.model.decoder).parameters()), self.objective, self.config)
+        """What learns, and the discriminator if there is one."""
+        parameters = [weight for part in self.learning for weight in part.parameters()]
+        return learners(parameters, self.objective, self.config)
 
     def loss(self, batch: Tensor | Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them, or
@@ -252,7 +255,7 @@ class DecoderTrainee(nn.Module):
     @torch.no_grad()
     def export(self) -> Any:
         """The EncodecModel; a decoder that was trained went `decoder_share` of its way, and is rounded to float16."""
-        if self.postfilter is not None:
+        if self.model.decoder not in self.learning:
             return self.model
         if self.config.decoder_share < 1:
             began = AcousticTokenizer.load(self.source).model.decoder.state_dict()

@@ -38,3 +38,14 @@ class Dnsmos:
     def rate(self, waveform: Waveform, sample_rate: int) -> float:
         loud = np.clip(resample(waveform, sample_rate, RATE), -1.0, 1.0)
         return float(self.predictor.run(loud, RATE)["ovrl_mos"])
+
+
+def load_naturalness(name: str) -> Naturalness | None:
+    """The judge of a name; None where it is 'none'.
+
+    Raises:
+        ValueError: there is no such judge, or it is not installed.
+    """
+    if name not in ("dnsmos", "none"):
+        raise ValueError(f"naturalness {name!r}: choose dnsmos or none")
+    return Dnsmos() if name == "dnsmos" else None

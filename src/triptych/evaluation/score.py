@@ -1,18 +1,20 @@
-"""Word error: what a recogniser hears in a recording against what should be said; and how like a voice it sounds.
+"""Word error: what a recogniser hears in a recording against what should be said; how like a voice, how natural it is.
 
     {"audio": "a.wav", "text": "Twenty-two cats."} ─▶ hear "22 cats" ─▶ normalise both ─▶ 0 errors of 2 words
     {…, "voice": "b.wav"}                          ─▶ cosine of two speaker embeddings
+    every recording, where it is asked for         ─▶ how natural it sounds
 
 Both sides pass through Whisper's English normaliser (Radford et al. 2022, appendix C), so that numbers count as heard.
 Knows no cascade: any recordings can be judged.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from triptych.evaluation.naturalness import Naturalness
 from triptych.evaluation.recogniser import Recogniser
 from triptych.evaluation.speaker import Speaker, similarity
 from triptych.tokenizers.waveform import read_audio
@@ -42,6 +44,8 @@ class Judged:
     """of the normalised text"""
     similarity: float | None = None
     """cosine of speaker embeddings, -1 to 1; None where no voice was named"""
+    naturalness: float | None = None
+    """1 to 5; None where nobody rated it"""
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,23 @@ class Total:
     words: int
     similarity: float | None = None
     """mean over the rows that have one"""
+    naturalness: float | None = None
+    """likewise"""
 
     @classmethod
     def of(cls, rows: Sequence[Judged]) -> "Total":
-        alike = [row.similarity for row in rows if row.similarity is not None]
-        mean = sum(alike) / len(alike) if alike else None
-        return cls(sum(row.errors for row in rows), sum(row.words for row in rows), mean)
+        errors, words = sum(row.errors for row in rows), sum(row.words for row in rows)
+        return cls(errors, words, _mean(row.similarity for row in rows), _mean(row.naturalness for row in rows))
 
     @property
     def word_error(self) -> float:
         """Errors a word; above 1 where more is heard than is said."""
         return self.errors / max(1, self.words)
+
+
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    there = [number for number in numbers if number is not None]
+    return sum(there) / len(there) if there else None
 
 
 def read_list(path: Path) -> list[Row]:
@@ -111,11 +121,17 @@ def normaliser() -> Callable[[str], str]:
     return lambda text: " ".join(str(normalise(text)).split())
 
 
-def word_errors(rows: Sequence[Row], recogniser: Recogniser, speaker: Speaker | None = None) -> Iterator[Judged]:
+def word_errors(
+    rows: Sequence[Row],
+    recogniser: Recogniser,
+    speaker: Speaker | None = None,
+    naturalness: Naturalness | None = None,
+) -> Iterator[Judged]:
     """Judges recording after recording.
 
     Args:
         speaker: compares voices; needed where a row names one.
+        naturalness: rates each recording as it is.
     Raises:
         ValueError: a recording that cannot be read.
     """
@@ -126,7 +142,8 @@ def word_errors(rows: Sequence[Row], recogniser: Recogniser, speaker: Speaker | 
         alike = None
         if row.voice is not None and speaker is not None:
             alike = similarity(speaker.embed(waveform, rate), speaker.embed(*read_audio(row.voice)))
-        yield Judged(row.audio, row.text, heard, count_errors(wanted, heard), len(wanted.split()), alike)
+        rated = None if naturalness is None else naturalness.rate(waveform, rate)
+        yield Judged(row.audio, row.text, heard, count_errors(wanted, heard), len(wanted.split()), alike, rated)
 
 
 def count_errors(wanted: str, heard: str) -> int:

@@ -130,6 +130,21 @@ def test_a_post_filter_learns_against_a_discriminator_and_leaves_the_codec_alone
     torch.testing.assert_close(fit_acoustic(Noise(), Noise(), tmp_path / "on", on).postfilter.leave.weight, first)
 
 
+def test_a_decoder_learns_together_with_its_post_filter(tmp_path):
+    """Both go on from those of the codec; what it encodes with, and so its codes, stay."""
+    codec = codec_of(tmp_path)
+    AcousticTokenizer(codec.model, 2, postfilter=Postfilter(SMALL)).save(tmp_path / "began")
+    config = replace(ADVERSE, decoder_of=str(tmp_path / "began"), postfilter=SMALL, decoder_too=True)
+    fitted = fit_acoustic(Noise(), Noise(), tmp_path / "fitted", config)
+    assert fitted.spec.fingerprint == codec.spec.fingerprint and fitted.postfilter is not None
+    assert fitted.postfilter.leave.weight.abs().max() > 0
+    kept = weights(tmp_path / "fitted.run")
+    for name, weight in codec.model.state_dict().items():
+        assert torch.equal(weight, fitted.model.state_dict()[name]) == (not name.startswith("decoder.")), name
+        if name.startswith("decoder."):
+            assert torch.equal(kept[f"model.{name}"].half().float(), fitted.model.state_dict()[name]), name
+
+
 def test_a_post_filter_is_not_lost_nor_asked_for_what_it_is_not(tmp_path):
     codec = codec_of(tmp_path)
     AcousticTokenizer(codec.model, 2, postfilter=Postfilter(SMALL)).save(tmp_path / "filtered")
@@ -138,7 +153,8 @@ def test_a_post_filter_is_not_lost_nor_asked_for_what_it_is_not(tmp_path):
         (replace(TINY, postfilter=SMALL), "postfilter is for decoder_of"),
         (with_one, "has a post-filter"),
         (replace(with_one, postfilter=replace(SMALL, dim=16)), "has a post-filter"),
-        (replace(with_one, postfilter=SMALL, decoder_share=0.5), "decoder_share is for a decoder that is trained"),
+        (replace(with_one, postfilter=SMALL, decoder_share=0.5), "decoder_share is for a decoder alone"),
+        (replace(TINY, decoder_of=str(tmp_path / "codec"), decoder_too=True), "decoder_too is for a post-filter"),
     ):
         with pytest.raises(ValueError, match=said):
             fit_acoustic(Noise(), Noise(), tmp_path / "none", config)

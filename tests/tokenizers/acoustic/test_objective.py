@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from triptych.tokenizers.acoustic.balancer import Balancer
-from triptych.tokenizers.acoustic.discriminator import Discriminator, feature_distance, fooling_loss, telling_loss
+from triptych.tokenizers.acoustic.discriminator import (
+    Discriminator,
+    convolved,
+    feature_distance,
+    fooling_loss,
+    telling_loss,
+)
 from triptych.tokenizers.acoustic.objective import Objective
 from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
 from triptych.training.optimiser import make_optimizer
@@ -57,6 +63,23 @@ def test_what_is_ten_times_fainter_is_seen_as_its_power(compression):
     loud, faint = (discriminator(waveforms(0) * gain)[0] for gain in (1.0, 0.1))
     for one, other in zip(loud, faint, strict=True):
         torch.testing.assert_close(other, one * 0.1**compression, rtol=0.02, atol=0.02 * one.abs().max().item())
+
+
+@pytest.mark.parametrize("frames", [1, 3, 8, 13])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_a_dilated_convolution_is_the_same_by_the_shorter_way(dilation, frames):
+    """Values and gradients, where frames are a multiple of the dilation and where they are not."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(
+        4, 5, (3, 9), stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4), dtype=torch.double
+    )
+    seen, weights = torch.randn(2, 4, frames, 17, dtype=torch.double, requires_grad=True), convolution.weight
+    found = []
+    for made in (convolution(seen), convolved(seen, convolution)):
+        gradients = torch.autograd.grad((made * made).sum(), [seen, weights, convolution.bias])
+        found.append((made, *gradients))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_windows_are_drawn_anew_at_each_step_and_each_one_learns():
