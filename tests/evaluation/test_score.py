@@ -50,14 +50,19 @@ def test_errors(listed: Path, heard: str, errors: int) -> None:
     assert Total.of([judged]).word_error == errors / 5
 
 
-def test_naturalness_is_a_mean_over_recordings_where_it_is_asked_for(listed: Path) -> None:
-    class Rater:
-        def rate(self, waveform: Waveform, sample_rate: int) -> float:
-            return 2.0 if sample_rate == 8000 and waveform.ndim == 1 else 5.0
+class Rater:
+    def rate(self, waveform: Waveform, sample_rate: int) -> float:
+        return 1.0 + float(np.abs(waveform).max())
 
-    rows = read_list(listed)
-    assert Total.of(list(word_errors(rows * 2, Ear("22"), naturalness=Rater()))).naturalness == 2.0
-    assert Total.of(list(word_errors(rows, Ear("22")))).naturalness is None
+
+def test_naturalness_is_a_mean_over_what_sounds_where_it_is_asked_for(listed: Path) -> None:
+    for loud in (1.0, 0.5):
+        name = f"{loud}.wav"
+        soundfile.write(listed.parent / name, np.full(800, loud), 8000, subtype="FLOAT")
+        listed.write_text(listed.read_text() + json.dumps({"audio": name, "text": "Two."}) + "\n")
+    rows = list(word_errors(read_list(listed), Ear("2"), naturalness=Rater()))
+    assert [row.naturalness for row in rows] == [None, 2.0, 1.5] and Total.of(rows).naturalness == 1.75
+    assert Total.of(list(word_errors(read_list(listed), Ear("2")))).naturalness is None
     assert load_naturalness("none") is None
     with pytest.raises(ValueError, match="choose dnsmos or none"):
         load_naturalness("dnsmoss")

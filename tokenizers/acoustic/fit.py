@@ -159,7 +159,9 @@ def fit_acoustic(
     if config.decoder_share < 1 and not config.decoder_of:
         raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
     if config.postfilter.layers and config.decoder_share < 1:
-        raise ValueError("decoder_share is for a decoder alone: a post-filter would not fit another one")
+        raise ValueError(
+            "decoder_share is for a decoder alone: leave it out where a post-filter learns from what it makes"
+        )
     if config.decoder_too and not config.postfilter.layers:
         raise ValueError("decoder_too is for a post-filter (postfilter.layers): with decoder_of alone it learns anyway")
     if config.postfilter.layers and not config.decoder_of:

@@ -85,12 +85,14 @@ class CodecFitConfig:
     """An EnCodec, and how it is trained."""
 
     decoder_of: str | None = None
-    """a codec (folder or hub id) whose decoder alone is trained on: its codes, and all that was made of them, stay"""
+    """a codec (folder or hub id) whose decoder, post-filter or both are trained on: its codes, and all that was made of
+    them, stay"""
     decoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """with `decoder_of`: of the trained decoder in the weights that are saved; the rest is the one that it began with
     (WiSE-FT, Wortsman et al. 2022). It keeps what a discriminator gains, without the words that it costs"""
     postfilter: PostfilterConfig = PostfilterConfig()
-    """with `decoder_of`: layers above 0 train a post-filter of what that decoder makes; the decoder stays as it is"""
+    """with `decoder_of`: layers above 0 train a post-filter of what that decoder makes; the decoder stays as it is
+    without decoder_too"""
     decoder_too: bool = False
     """with a post-filter: the decoder learns as well, together with it"""
     training: TrainingConfig = TrainingConfig(

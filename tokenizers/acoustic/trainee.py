@@ -195,7 +195,8 @@ class DecoderTrainee(nn.Module):
         if codec.postfilter is not None and codec.postfilter.config != config.postfilter:
             raise ValueError(
                 f"decoder_of={source} has a post-filter, {codec.postfilter.config}: say the same postfilter.* to go on "
-                "with it, or take its files postfilter.* away, since it would not fit another decoder"
+                "with it (decoder_too=true: the decoder as well), or take its files postfilter.* away, since it would "
+                "not fit another decoder"
             )
         if config.postfilter.layers:
             self.postfilter = Postfilter(config.postfilter)

@@ -1,4 +1,4 @@
-"""`score`: does a recogniser hear what the recordings should say?"""
+"""`score`: does a recogniser hear what the recordings should say, and how natural do they sound?"""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +25,7 @@ def score(
 ) -> None:
     """Measure the word error of recordings (English).
 
-    Rows that name the recording of a voice are compared with it too.
+    Rows that name the recording of a voice are compared with it too; --naturalness dnsmos rates all.
     """
     from dataclasses import asdict
 

@@ -11,7 +11,7 @@ from triptych.tokenizers.waveform import Waveform, resample
 
 RATE = 16_000
 """Hz, at which DNSMOS hears"""
-ABSENT = "naturalness needs speechmos: pip install 'triptych[dnsmos]', or naturalness=none"
+ABSENT = "naturalness needs speechmos: pip install 'triptych[dnsmos]', or say none"
 
 
 class Naturalness(Protocol):

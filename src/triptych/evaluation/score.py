@@ -16,6 +16,7 @@ from typing import Any
 
 from triptych.evaluation.naturalness import Naturalness
 from triptych.evaluation.recogniser import Recogniser
+from triptych.evaluation.sound import is_silent
 from triptych.evaluation.speaker import Speaker, similarity
 from triptych.tokenizers.waveform import read_audio
 
@@ -45,7 +46,7 @@ class Judged:
     similarity: float | None = None
     """cosine of speaker embeddings, -1 to 1; None where no voice was named"""
     naturalness: float | None = None
-    """1 to 5; None where nobody rated it"""
+    """1 to 5; None where nobody rated it, or nothing sounds"""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def word_errors(
 
     Args:
         speaker: compares voices; needed where a row names one.
-        naturalness: rates each recording as it is.
+        naturalness: rates each recording that is not silent, as `evaluate` does.
     Raises:
         ValueError: a recording that cannot be read.
     """
@@ -142,7 +143,7 @@ def word_errors(
         alike = None
         if row.voice is not None and speaker is not None:
             alike = similarity(speaker.embed(waveform, rate), speaker.embed(*read_audio(row.voice)))
-        rated = None if naturalness is None else naturalness.rate(waveform, rate)
+        rated = None if naturalness is None or is_silent(waveform) else naturalness.rate(waveform, rate)
         yield Judged(row.audio, row.text, heard, count_errors(wanted, heard), len(wanted.split()), alike, rated)
 
 

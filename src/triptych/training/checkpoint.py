@@ -120,6 +120,10 @@ def restore(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Opt
     names = {parameter: name for name, parameter in model.named_parameters()}
     with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as stored:
         keys = set(stored.keys())
+        learning = {names[p] for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        for name in sorted(key.removeprefix("exp_avg.") for key in keys if key.startswith("exp_avg.")):
+            if name not in learning:
+                raise ValueError(f"{folder} trained {name}, this config does not: resume with the one it was made with")
         for optimizer in optimizers:
             for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
                 name = names[parameter]

@@ -131,18 +131,29 @@ def test_a_post_filter_learns_against_a_discriminator_and_leaves_the_codec_alone
 
 
 def test_a_decoder_learns_together_with_its_post_filter(tmp_path):
-    """Both go on from those of the codec; what it encodes with, and so its codes, stay."""
-    codec = codec_of(tmp_path)
-    AcousticTokenizer(codec.model, 2, postfilter=Postfilter(SMALL)).save(tmp_path / "began")
+    """Both go on from those of the codec; what it encodes with, and so its codes, stay; what is saved is averaged."""
+    codec, filtering = codec_of(tmp_path), Postfilter(SMALL)
+    torch.nn.init.normal_(filtering.leave.weight, std=0.01)
+    began = AcousticTokenizer(codec.model, 2, postfilter=filtering)
+    began.save(tmp_path / "began")
     config = replace(ADVERSE, decoder_of=str(tmp_path / "began"), postfilter=SMALL, decoder_too=True)
+    config = replace(config, training=replace(config.training, average=0.5))
     fitted = fit_acoustic(Noise(), Noise(), tmp_path / "fitted", config)
     assert fitted.spec.fingerprint == codec.spec.fingerprint and fitted.postfilter is not None
-    assert fitted.postfilter.leave.weight.abs().max() > 0
+    assert not torch.equal(fitted.postfilter.leave.weight, filtering.rounded().leave.weight)
     kept = weights(tmp_path / "fitted.run")
     for name, weight in codec.model.state_dict().items():
         assert torch.equal(weight, fitted.model.state_dict()[name]) == (not name.startswith("decoder.")), name
         if name.startswith("decoder."):
             assert torch.equal(kept[f"model.{name}"].half().float(), fitted.model.state_dict()[name]), name
+    still = replace(config, training=replace(config.training, max_steps=1, learning_rate=1e-9))
+    same = fit_acoustic(Noise(), Noise(), tmp_path / "same", still)
+    assert same.postfilter is not None
+    torch.testing.assert_close(same.postfilter.leave.weight, filtering.rounded().leave.weight)
+    torch.testing.assert_close(same.model.state_dict(), codec.model.state_dict(), rtol=1e-3, atol=1e-5)
+    (tmp_path / "fitted.run").rename(tmp_path / "less.run")
+    with pytest.raises(ValueError, match=r"trained model\.decoder"):  # and the decoder is not dropped without a word
+        fit_acoustic(Noise(), Noise(), tmp_path / "less", replace(config, decoder_too=False), resume=True)
 
 
 def test_a_post_filter_is_not_lost_nor_asked_for_what_it_is_not(tmp_path):
