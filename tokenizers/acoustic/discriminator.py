@@ -79,7 +79,8 @@ def convolved(seen: Tensor, convolution: nn.Module) -> Tensor:
     rows = last.unflatten(1, (-1, d)).transpose(1, 2).flatten(0, 1).permute(0, 3, 1, 2)
     made = functional.conv2d(rows, convolution.weight, convolution.bias, stride, padding=(before // d, beside))
     last = made.permute(0, 2, 3, 1).unflatten(0, (-1, d)).transpose(1, 2).flatten(1, 2)[:, :frames]
-    return last.permute(0, 3, 1, 2)
+    unfolded: Tensor = last.permute(0, 3, 1, 2)
+    return unfolded
 
 
 def _unit_gain(convolution: nn.Conv2d, slope: float) -> nn.Module:
