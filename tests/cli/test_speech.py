@@ -53,31 +53,6 @@ def test_a_file_of_lines_gives_a_list_for_score(tmp_path: Path, cascade: Any, ru
     assert cascade.asked[-1][2]["settings"].seed == 3
 
 
-class Judge:
-    """Hears the same in everything, and finds it as natural as it is loud."""
-
-    def hear(self, waveform: Any, sample_rate: int) -> str:
-        return "two"
-
-    def rate(self, waveform: Any, sample_rate: int) -> float:
-        return 1.0 + float(waveform.max())
-
-
-def test_score_says_words_and_naturalness(tmp_path: Path, wav: Path, monkeypatch: Any, run_line: Run) -> None:
-    pytest.importorskip("jiwer")
-    monkeypatch.setattr("triptych.evaluation.naturalness.load_naturalness", lambda name: Judge())
-    monkeypatch.setattr("triptych.evaluation.recogniser.load_recogniser", lambda name: Judge())
-    listed = tmp_path / "list.jsonl"
-    listed.write_text(json.dumps({"audio": str(wav), "text": "Two."}) + "\n")
-    code, said, _ = run_line("score", str(listed), "--naturalness", "dnsmos")
-    first, last = said.splitlines()
-    assert (code, last) == (0, "word error 0.000: 0 of 1 words, 1 recordings; dnsmos 1.10")
-    assert first.startswith("0/1  dnsmos 1.10  ")
-    _, said, _ = run_line("score", str(listed), "--naturalness", "dnsmos", "--json")
-    found = json.loads(said)
-    assert found["naturalness"] == found["rows"][0]["naturalness"] == pytest.approx(1.1, abs=1e-3)
-
-
 def test_a_line_that_cannot_be_spoken_stops_before_the_first(tmp_path: Path, cascade: Any, run_line: Run) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("One.\n☃\n", encoding="utf-8")

@@ -66,7 +66,7 @@ def convolved(seen: Tensor, convolution: nn.Module) -> Tensor:
     """[B, C, M, F] through a convolution that may be dilated in time.
 
     On a CPU every d-th frame goes into a row of its own, where a dilation of d is none: the same sums, without the
-    dilation, which takes the backward pass two to five times as long.
+    dilation, under which the backward pass takes several times as long.
     """
     assert isinstance(convolution, nn.Conv2d)
     (d, across), frames = convolution.dilation, seen.shape[2]

@@ -113,25 +113,24 @@ def restore(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Opt
     A model may name beginnings of states in `may_be_new`: those keep their initial values where the file has none.
 
     Raises:
-        ValueError: weights that are not this model's.
+        ValueError: weights that are not this model's, or some that learned and would stand still now.
     """
     trained = folder / TRAINED
     _load_weights(trained if trained.exists() else folder / "model.safetensors", model)
     names = {parameter: name for name, parameter in model.named_parameters()}
     with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as stored:
-        keys = set(stored.keys())
-        learning = {names[p] for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-        for name in sorted(key.removeprefix("exp_avg.") for key in keys if key.startswith("exp_avg.")):
-            if name not in learning:
-                raise ValueError(f"{folder} trained {name}, this config does not: resume with the one it was made with")
+        learned = {key.removeprefix("exp_avg.") for key in stored.keys() if key.startswith("exp_avg.")}  # noqa: SIM118
         for optimizer in optimizers:
             for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
                 name = names[parameter]
-                if f"exp_avg.{name}" in keys:
+                if name in learned:
+                    learned.remove(name)
                     optimizer.state[parameter] = {  # all on the parameter's device: fused AdamW keeps its steps there
                         key: stored.get_tensor(f"{key}.{name}").to(parameter.device)
                         for key in ("step", "exp_avg", "exp_avg_sq")
                     }
+    if learned:
+        raise ValueError(f"{folder} trained {min(learned)}, this config does not: resume with the one it was made with")
     return int(read_json(folder / "stage.json")["step"])
 
 
