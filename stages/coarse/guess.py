@@ -1,14 +1,17 @@
-"""What the coarse stage takes each frame of a recording for, given all that was before it: codes in the recording's
-own time.
+"""What the coarse stage takes each frame of a recording for: codes in the recording's own time.
 
     semantic tokens of a clip ─┐
     its true codes up to f-1  ─┴─▶ guess of frame f         all frames in one pass
 
-A decoder that learns to make the recording of them learns what this stage gets wrong, as vocoders are trained on the
-spectrograms that an acoustic model predicts for recorded speech (Shen et al. 2018, section 2.3). Knows no sound.
+    semantic tokens of a clip, another clip of the voice ─▶ its own codes up to f-1 ─▶ guess of frame f     own_past
+
+A decoder that learns to make the recording of the first learns what this stage gets wrong, as vocoders are trained on
+the spectrograms that an acoustic model predicts for recorded speech (Shen et al. 2018, section 2.3). The second are
+what the cascade decodes: they go together, and say the recording's words in its time, but not its very sound. Knows no
+sound.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -16,11 +19,13 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from triptych.lm.decode import run
 from triptych.lm.sampling import Sampling, choose
+from triptych.stages.coarse.generate import CoarseWork, coarse_rule
 from triptych.stages.coarse.model import AlignedModel
 from triptych.stages.coarse.sequence import CoarseStage
 from triptych.stages.span import Span
-from triptych.stages.speech import Clip, Speech, Tokens
+from triptych.stages.speech import Clip, Speech, Tokens, join
 from triptych.training.config import STRICT
 
 
@@ -32,6 +37,13 @@ class GuessConfig:
     """as the cascade will sample its coarse stage"""
     top_k: Annotated[int, Field(ge=0)] = 0
     """only the k likeliest ids; 0: all"""
+    own_past: bool = False
+    """the stage hears its own past, as when it speaks, after another recording of the voice: what a discriminator is to
+    judge, where there is no recording that it should become"""
+    guidance: Annotated[float, Field(gt=0)] = 1.0
+    """with own_past: as the cascade will guide it"""
+    rows: Annotated[int, Field(ge=1)] = 16
+    """with own_past: recordings side by side"""
     seed: int = 0
     """of all draws"""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -46,9 +58,12 @@ def guess_all(
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[str, Tokens]]:
     """Name and guessed codes [levels, T'] of every recording with a whole beat."""
-    sampling = Sampling(temperature=config.temperature, top_k=config.top_k)
+    sampling = Sampling(temperature=config.temperature, top_k=config.top_k, guidance=config.guidance)
     longest = stage.specs.grid.beats(stage.config.prompt.max_seconds)
-    usable = stage.usable(speech)
+    usable = [int(index) for index in stage.usable(speech)]
+    if config.own_past:
+        yield from say_all(stage, model, speech, usable, sampling, config, progress)
+        return
     for done, index in enumerate(usable, 1):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + int(index))
         starts = range(0, speech.beats(index), longest)
@@ -70,6 +85,41 @@ def guess(
     for q in range(stage.config.levels):
         chosen[q] = choose(model.logits(q, hidden, chosen), legal, sampling, generator)
     return np.asarray(chosen.numpy().astype(np.uint16))
+
+
+@torch.inference_mode()
+def say_all(
+    stage: CoarseStage,
+    model: AlignedModel,
+    speech: Speech,
+    usable: Sequence[int],
+    sampling: Sampling,
+    config: GuessConfig,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[str, Tokens]]:
+    """Name and codes [levels, T'] of the recordings as the stage says them, `config.rows` side by side."""
+    rule = coarse_rule(model, "fp32")
+    for first in range(0, len(usable), config.rows):
+        chosen = usable[first : first + config.rows]
+        works = [saying(stage, speech, index, sampling, config.seed) for index in chosen]
+        for _ in run(rule, [work.job(rule) for work in works], config.rows):
+            pass
+        for index, work in zip(chosen, works, strict=True):
+            yield speech.shards.row(index).id, work.made
+        if progress:
+            progress(first + len(chosen), len(usable))
+
+
+def saying(stage: CoarseStage, speech: Speech, index: int, sampling: Sampling, seed: int) -> CoarseWork:
+    """A recording to be said anew, in the voice of another of its speaker's, or in none where there is no other."""
+    number = seed * 1_000_003 + index
+    shortest, longest = (stage.specs.grid.beats(seconds) for seconds in stage.config.prompt.seconds)
+    voice = speech.voice_prompt(index, np.random.default_rng(number), (shortest, longest))
+    semantic, codes = join(voice, stage.specs.acoustic.levels)
+    none = np.zeros((stage.config.levels, 0), np.uint16)
+    stream = torch.Generator().manual_seed(number)
+    said = speech.clip(index).semantic
+    return CoarseWork(stage, Span(semantic, codes, codes.shape[1]), sampling, stream, none, semantic=said, ended=True)
 
 
 def guessing(stage: object, model: object) -> tuple[CoarseStage, AlignedModel]:

@@ -9,7 +9,8 @@ import torch
 
 from triptych.cli.main import main
 from triptych.lm.sampling import Sampling
-from triptych.stages.coarse.guess import GuessConfig, guess, guess_all, guessing
+from triptych.stages.coarse.generate import generate_coarse
+from triptych.stages.coarse.guess import GuessConfig, guess, guess_all, guessing, saying
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
 from triptych.stages.span import PromptConfig, Span
 from triptych.tokenizers.acoustic.guesses import Guesses
@@ -53,6 +54,30 @@ def test_every_recording_whole_and_again_the_same(stage, speech) -> None:
         assert np.array_equal(first[name], again[name])
     other = dict(guess_all(stage, model, speech, replace(config, seed=1)))
     assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_what_is_said_after_its_own_past_is_what_the_stage_generates(stage, speech) -> None:
+    """Each recording in the voice of another of its speaker's, whoever is said beside it; other with another seed."""
+    torch.manual_seed(0)
+    stage = replace(stage, config=replace(stage.config, prompt=PromptConfig(seconds=(0.08, 0.16), max_seconds=1.0)))
+    model = stage.model().eval()
+    config = GuessConfig(temperature=1.0, own_past=True, rows=3)
+    said = dict(guess_all(stage, model, speech, config))
+    assert list(said) == [f"clip{i}" for i in speech.indices]
+    alone = dict(guess_all(stage, model, speech, replace(config, rows=1)))
+    other = dict(guess_all(stage, model, speech, replace(config, seed=1)))
+    guessed = dict(guess_all(stage, model, speech, replace(config, own_past=False)))
+    heard: list[int] = []
+    for index in map(int, speech.indices):
+        codes, clip = said[f"clip{index}"], speech.clip(index)
+        assert codes.shape == (3, clip.codes.shape[1]) and np.array_equal(codes, alone[f"clip{index}"])
+        work = saying(stage, speech, index, Sampling(temperature=1.0), 0)
+        stream = torch.Generator().manual_seed(index)
+        made = generate_coarse(stage, model, clip.semantic, work.prompt, Sampling(temperature=1.0), stream)
+        assert np.array_equal(codes, made)
+        heard.append(work.prompt.codes.shape[1])
+    assert max(heard) > 0
+    assert all(any(not np.array_equal(said[name], few[name]) for name in said) for few in (other, guessed))
 
 
 def test_who_cannot_guess_says_so(stage, specs) -> None:

@@ -3,7 +3,7 @@
     G = norm · Σ_i  λ_i / Σ_j λ_j  ·  g_i / ⟨|g_i|⟩          g_i = ∂ loss_i / ∂ output
 
 EnCodec (Défossez et al. 2022), section 3.4, equation 5. ⟨|g_i|⟩ is a moving average, begun without bias, of the norm of
-the gradient at one row, averaged over rows and ranks. Knows no model and no loss.
+the gradient at one row, averaged over all ranks' rows that have one. Knows no model and no loss.
 """
 
 from collections.abc import Mapping
@@ -26,18 +26,23 @@ class Balancer(nn.Module):
         self.norms: Tensor
         self.seen: Tensor
 
-    def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
+    def forward(self, losses: Mapping[str, Tensor], output: Tensor, some: Mapping[str, int] | None = None) -> Tensor:
         """The gradient [B, N] to follow at the output [B, N] of which the losses are made; their graphs are kept.
 
-        Each loss is a mean over rows. So is what the gradient stands for: it does not grow with the batch, and averaged
-        over ranks it is that of one process with all rows.
+        Each loss is a mean over rows, or over `some` of them, which is their number; no row at all leaves its average
+        as it is. So is what the gradient stands for: it does not grow with the batch, and averaged over ranks it is
+        that of one process with all rows.
         """
         rows = len(output)
+        of = torch.tensor([(some or {}).get(name, rows) for name in self.weights], device=output.device)
         with torch.autocast(output.device.type, enabled=False):
             gradients = [
-                torch.autograd.grad(losses[name], output, retain_graph=True)[0].float() * rows for name in self.weights
+                torch.autograd.grad(losses[name], output, retain_graph=True)[0].float() * count
+                for name, count in zip(self.weights, of, strict=True)
             ]
-        norms = mean_over_ranks(torch.stack([gradient.flatten(1).norm(dim=1).mean() for gradient in gradients]))
+        sizes = torch.stack([gradient.flatten(1).norm(dim=1).sum() for gradient in gradients])
+        total, count = mean_over_ranks(torch.stack([sizes, of.float()]))
+        norms = torch.where(count > 0, total / count.clamp(min=1e-6), self.norms / self.seen.clamp(min=1e-6))
         self.norms.mul_(self.decay).add_(norms, alpha=1 - self.decay)
         self.seen.mul_(self.decay).add_(1 - self.decay)
         shares = torch.tensor(list(self.weights.values()), device=output.device) / sum(self.weights.values())

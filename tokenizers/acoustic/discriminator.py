@@ -127,10 +127,14 @@ def fooling_loss(made: list[Tensor]) -> Tensor:
     return torch.stack([relu(1 - fake.float()).mean() for fake in made]).mean()
 
 
-def feature_distance(given: list[list[Tensor]], made: list[list[Tensor]]) -> Tensor:
-    """Mean absolute distance of features, each relative to the mean size of the given one: equation 2."""
+def feature_distance(given: list[list[Tensor]], made: list[list[Tensor]], paired: Tensor | None = None) -> Tensor:
+    """Mean absolute distance of features, each relative to the mean size of the given one: equation 2. Of the rows
+    `paired` [B] alone; 0 where there are none."""
     given_flat = [layer.detach().float() for scale in given for layer in scale]
     made_flat = [layer.float() for scale in made for layer in scale]
     sizes = mean_over_ranks(torch.stack([layer.abs().mean() for layer in given_flat]))
-    distances = [(fake - real).abs().mean() for fake, real in zip(made_flat, given_flat, strict=True)]
+    apart = [(fake - real).abs() for fake, real in zip(made_flat, given_flat, strict=True)]
+    if paired is not None and not paired.any():
+        return torch.stack([layer.sum() for layer in apart]).sum() * 0.0
+    distances = [layer.mean() if paired is None else layer[paired].mean() for layer in apart]
     return (torch.stack(distances) / (sizes + 1e-8)).mean()

@@ -6,6 +6,7 @@ Started by torchrun, every rank takes its own rows of one global draw, so that t
 one with four learns. Knows no corpus: it is given `Clips`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -84,19 +85,21 @@ def with_guesses(
     places: list[tuple[int, tuple[int, int]]],
     device: torch.device,
 ) -> Crops:
-    """Crops of the clips that `places` names, with (step, row) of each; some with what was guessed for them."""
+    """Crops of the clips that `places` names, with (step, row) of each; of the rows of a step an even share with what
+    was guessed for them."""
     codes = np.full((len(places), guesses.levels, config.crop // config.hop), -1, dtype=np.int64)
     rows = []
     for row, (index, place) in enumerate(places):
         found = guesses.of(clips.name(index))
         rng = np.random.default_rng((config.training.seed, *place, 1))
-        if found is None or rng.random() >= config.guessed_share:
+        share, number = config.guessed_share, place[1]
+        if found is None or math.floor((number + 1) * share) == math.floor(number * share):
             rows.append(crop(clips, index, config, place))
             continue
         waveform, part = guessed_crop(clips.waveform(index), found, config, rng)
         rows.append(waveform)
         codes[row, :, : part.shape[1]] = part
-    return Crops(torch.from_numpy(np.stack(rows)).to(device), torch.from_numpy(codes).to(device))
+    return Crops(torch.from_numpy(np.stack(rows)).to(device), torch.from_numpy(codes).to(device), guesses.said)
 
 
 def guessed_crop(
@@ -123,6 +126,11 @@ def read_guesses(config: CodecFitConfig, clips: Clips) -> Guesses | None:
     if not config.decoder_of:
         raise ValueError("guesses are for decoder_of: they are codes of a codec that exists")
     found = Guesses.load(Path(config.guesses))
+    if found.said and config.discriminator.start is None:
+        raise ValueError(
+            f"guesses={config.guesses} were said after the stage's own past, which a discriminator alone can judge: "
+            "say discriminator.start=0, or guess without own_past"
+        )
     own = AcousticTokenizer.load(config.decoder_of).spec.fingerprint
     if found.fingerprint != own:
         raise ValueError(f"guesses={config.guesses} are codes of {found.fingerprint}, decoder_of is {own}: guess anew")
@@ -147,8 +155,8 @@ def fit_acoustic(
     Args:
         clips, held_out: prepared recordings at `config.sample_rate`; the second ones are only listened to.
     Raises:
-        ValueError: the folder exists, the clips have another rate, or there are none; `decoder_share` or a post-filter
-            without `decoder_of`; `decoder_too` without a post-filter; more favoured levels than there are.
+        ValueError: the folder exists, the clips have another rate, or there are none; settings that do not go together;
+            more favoured levels than there are; a codec that cannot be gone on with.
         TrainingError: the loss is not a number.
     """
     refuse_existing(folder)
@@ -157,15 +165,19 @@ def fit_acoustic(
     if clips.sample_rate != config.sample_rate:
         raise ValueError(f"clips of {clips.sample_rate} Hz for a codec of {config.sample_rate} Hz: set sample_rate")
     if config.decoder_share < 1 and not config.decoder_of:
-        raise ValueError("decoder_share is for decoder_of: a codec from scratch has no decoder that it began with")
+        raise ValueError("decoder_share is for decoder_of: it keeps a part of the decoder that the codes were made for")
     if config.postfilter.layers and config.decoder_share < 1:
         raise ValueError(
             "decoder_share is for a decoder alone: leave it out where a post-filter learns from what it makes"
         )
-    if config.decoder_too and not config.postfilter.layers:
-        raise ValueError("decoder_too is for a post-filter (postfilter.layers): with decoder_of alone it learns anyway")
-    if config.postfilter.layers and not config.decoder_of:
-        raise ValueError("postfilter is for decoder_of: it mends what the decoder of a codec that exists makes")
+    if config.init and config.decoder_of:
+        raise ValueError("init trains a whole codec on, decoder_of its decoder under the same codes: leave one out")
+    if config.decoder_too and not (config.decoder_of and config.postfilter.layers):
+        raise ValueError(
+            "decoder_too is for decoder_of with a post-filter (postfilter.layers): elsewhere it learns anyway"
+        )
+    if config.postfilter.layers and not (config.decoder_of or config.init):
+        raise ValueError("postfilter is for decoder_of or init: it mends what the decoder of a codec that exists makes")
     if config.favoured_levels and config.favoured_levels > config.levels:
         raise ValueError(f"favoured_levels = {config.favoured_levels}: choose 1 to {config.levels}, the codec's levels")
     guesses = read_guesses(config, clips)

@@ -2,7 +2,8 @@
 sound that it should have become.
 
     guesses.safetensors    codes uint16 [levels, all frames], offsets int64 [recordings + 1], in frames
-                           metadata: format, the names of the recordings, the fingerprint of the codec
+                           metadata: format, the names of the recordings, the fingerprint of the codec, and whether
+                           they were guessed after the stage's own past (`said`)
 
 Written by `triptych guess`, read by `fit acoustic guesses=`. Knows no stage.
 """
@@ -35,6 +36,8 @@ class Guesses:
     """name of a recording to its frames"""
     fingerprint: str
     """of the codec whose codes they are"""
+    said: bool = False
+    """they were guessed after the stage's own past: they say a recording's words, and have not become its sound"""
 
     @property
     def levels(self) -> int:
@@ -61,10 +64,10 @@ class Guesses:
             raise ValueError(f"{path} has no guesses of format {FORMAT}: make it anew with 'triptych guess'")
         names = json.loads(said["names"])
         spans = dict(zip(names, pairwise(offsets), strict=True))
-        return cls(codes, spans, said["fingerprint"])
+        return cls(codes, spans, said["fingerprint"], said.get("said") == "true")
 
 
-def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint: str) -> int:
+def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint: str, said: bool = False) -> int:
     """Writes (name, codes [levels, T']) of recordings; returns how many frames.
 
     Raises:
@@ -79,5 +82,6 @@ def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint:
     offsets = np.cumsum([0, *(x.shape[1] for x in codes)]).astype(np.int64)
     arrays: dict[str, NDArray[Any]] = {"codes": np.ascontiguousarray(np.concatenate(codes, axis=1)), "offsets": offsets}
     with atomic_file(path) as beside:
-        save_file(arrays, beside, {"format": FORMAT, "names": json.dumps(names), "fingerprint": fingerprint})
+        about = {"format": FORMAT, "names": json.dumps(names), "fingerprint": fingerprint}
+        save_file(arrays, beside, about | {"said": str(said).lower()})
     return int(offsets[-1])

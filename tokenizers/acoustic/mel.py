@@ -24,21 +24,31 @@ class SoundDistance(nn.Module):
         self.mel, self.waveform_weight = MelDistance(sample_rate, windows), waveform_weight
         self.ear, self.ear_weight = ear, ear_weight
 
-    def forward(self, made: Tensor, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, made: Tensor, given: Tensor, paired: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Distance of waveforms [B, N], and its parts."""
-        parts = self.parts(made, given)
+        parts = self.parts(made, given, paired)
         return self.total(parts), {name: part.detach() for name, part in parts.items()}
 
-    def parts(self, made: Tensor, given: Tensor) -> dict[str, Tensor]:
-        """The distances of waveforms [B, N], each a mean over rows."""
-        level = given.square().mean(dim=1, keepdim=True).sqrt() + 1e-4
-        parts = {"mel": self.mel(made, given), "waveform": ((made - given).abs() / level).mean()}
+    def parts(self, made: Tensor, given: Tensor, paired: Tensor | None = None) -> dict[str, Tensor]:
+        """The distances of waveforms [B, N], each a mean over rows; all but the ear's of the rows `paired` [B] alone,
+        nothing where there are none."""
+        a, b = (made, given) if paired is None else (made[paired], given[paired])
+        level = b.square().mean(dim=1, keepdim=True).sqrt() + 1e-4
+        if len(a):
+            parts = {"mel": self.mel(a, b), "waveform": ((a - b).abs() / level).mean()}
+        else:
+            parts = dict.fromkeys(("mel", "waveform"), nothing(made))
         return parts if self.ear is None else {**parts, "ear": self.ear.distance(made, given)}
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The distance of which these are the parts."""
         total = parts["mel"] + self.waveform_weight * parts["waveform"]
         return total if self.ear is None else total + self.ear_weight * parts["ear"]
+
+
+def nothing(made: Tensor) -> Tensor:
+    """A loss of 0 with a gradient of 0."""
+    return made.sum() * 0.0
 
 
 class MelDistance(nn.Module):

@@ -61,22 +61,24 @@ class Adversary(nn.Module):
         return telling - telling.detach(), {"discriminator": telling.detach()}
 
     def forward(
-        self, made: Tensor, given: Tensor, distance: SoundDistance, step: int
+        self, made: Tensor, given: Tensor, distance: SoundDistance, step: int, paired: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """A zero with the gradients of both sides, and metrics; waveforms [B, N]."""
+        """A zero with the gradients of both sides, and metrics; waveforms [B, N], of which `paired` [B] belong together
+        sample by sample: the other rows have neither distance nor features to match."""
         learns = self.learns(step)
         scales = self._drawn_scales()
         leaf = made.detach().requires_grad_()  # what the losses are made of: their gradients end here
         with torch.set_grad_enabled(learns):
             real_logits, real_features = self.discriminator(given, scales)
         fake_logits, fake_features = self.discriminator(leaf, scales)
-        parts = distance.parts(leaf, given)
+        parts = distance.parts(leaf, given, paired)
         losses = {
             **parts,
             "adversarial": fooling_loss(fake_logits),
-            "feature": feature_distance(real_features, fake_features),
+            "feature": feature_distance(real_features, fake_features, paired),
         }
-        followed = (made * self.balancer(losses, leaf)).sum()
+        some = {} if paired is None else dict.fromkeys(("mel", "waveform", "feature"), int(paired.sum()))
+        followed = (made * self.balancer(losses, leaf, some)).sum()
         metrics = {name: value.detach() for name, value in losses.items()}
         telling = telling_loss(real_logits, fake_logits)
         metrics["discriminator"] = telling.detach()
@@ -95,13 +97,15 @@ class Objective(nn.Module):
         self.distance = SoundDistance(config.sample_rate, windows, config.waveform_weight, ear, config.ear_weight)
         self.adversary = Adversary(config) if config.discriminator.start is not None else None
 
-    def forward(self, made: Tensor, given: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of waveforms [B, N] at a step (from 1), and what to log."""
+    def forward(
+        self, made: Tensor, given: Tensor, step: int, paired: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of waveforms [B, N] at a step (from 1), and what to log; paired: `Adversary.forward`."""
         adversary = self.adversary if self.training else None
         if adversary is not None and step > adversary.heard_after:
-            gradients, metrics = adversary(made, given, self.distance, step)
+            gradients, metrics = adversary(made, given, self.distance, step, paired)
             return self.distance.total(metrics) + gradients, metrics
-        distance, parts = self.distance(made, given)
+        distance, parts = self.distance(made, given, paired)
         if adversary is None or step <= adversary.start:
             return distance, parts
         gradients, metrics = adversary.learn(made, given)

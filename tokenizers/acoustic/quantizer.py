@@ -105,6 +105,18 @@ class TrainableQuantizer(nn.Module):
             level.start(residual)
             residual = residual - level.embed[0][level.nearest(residual)]
 
+    @torch.no_grad()
+    def go_on(self, entries: list[Tensor], uses: float) -> None:
+        """The codebooks of all levels as given, entries [K, D] each, said to have `uses` a step."""
+        for level, given in zip(self.levels, entries, strict=True):
+            level.restart(torch.arange(self.size), given, uses)
+            level.initted.fill_(True)
+
+    @property
+    def started(self) -> bool:
+        """Whether the codebooks have entries."""
+        return bool(self.levels[0].initted)
+
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Looks latents [B, T', D] up and, in training, lets the codebooks follow.
 

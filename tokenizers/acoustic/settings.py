@@ -84,6 +84,10 @@ class PostfilterConfig:
 class CodecFitConfig:
     """An EnCodec, and how it is trained."""
 
+    init: str | None = None
+    """a causal EnCodec (folder or hub id) to go on with, all of it: encoder, codebooks, decoder and post-filter, in the
+    shape that it has (sample_rate, ratios, levels and codebook_size say the same). Its codes change on the way, so what
+    is tokenized with the new one begins anew"""
     decoder_of: str | None = None
     """a codec (folder or hub id) whose decoder, post-filter or both are trained on: its codes, and all that was made of
     them, stay"""
@@ -92,9 +96,9 @@ class CodecFitConfig:
     (WiSE-FT, Wortsman et al. 2022). It keeps what a discriminator gains, without the words that it costs"""
     postfilter: PostfilterConfig = PostfilterConfig()
     """with `decoder_of`: layers above 0 train a post-filter of what that decoder makes; the decoder stays as it is
-    without decoder_too"""
+    without decoder_too. With `init`: it learns with the rest"""
     decoder_too: bool = False
-    """with a post-filter: the decoder learns as well, together with it"""
+    """with `decoder_of` and a post-filter: the decoder learns as well, together with it"""
     training: TrainingConfig = TrainingConfig(
         max_steps=20_000, learning_rate=5e-4, final_ratio=0.02, betas=(0.8, 0.99), weight_decay=0.01, warmup_steps=200
     )
@@ -121,7 +125,8 @@ class CodecFitConfig:
     """levels that half of the crops keep, where a cascade decodes fewer than all (its `levels=`); none: no number is"""
     guesses: str | None = None
     """codes of these recordings that a coarse stage guessed (a file of `triptych guess`), with decoder_of: the decoder
-    learns to make of them what was recorded, and so what that stage gets wrong"""
+    learns to make of them what was recorded, and so what that stage gets wrong; or, where they were said after its own
+    past (`own_past`), what a discriminator, and an ear, take for a recording: no distance is asked for there"""
     guessed_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """share of the crops that are decoded from guesses, where their recording has some"""
     crop_seconds: float = 1.0
@@ -131,7 +136,7 @@ class CodecFitConfig:
     gain_db: float = 3.0
     """each crop is made louder or quieter by up to this much"""
     unquantised_steps: int = 500
-    """steps before the codebooks start"""
+    """steps before the codebooks start; with `init` they have begun"""
     reservoir: int = 16_384
     """latent frames from which they start"""
     mel_windows: tuple[int, ...] = (128, 256, 512, 1024, 2048)

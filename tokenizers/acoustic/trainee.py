@@ -3,7 +3,7 @@
     waveform [B, N] ─encoder─▶ latent [B, D, T'] ─residual quantizer─▶ quantised [B, D, T'] ─decoder─▶ waveform
 
   1. the first steps run unquantised, while a reservoir gathers latents
-  2. the codebooks start as k-means of the reservoir: real vectors, no dead entries
+  2. the codebooks start as k-means of the reservoir: real vectors, no dead entries; with `init`, both lie behind
   3. each row then keeps all levels, or (half of the time) a random number of them; half of the rows `favoured_levels`
   4. from `discriminator.start` on, an adversary says what still sounds made (objective.py)
 Rows may lie on several ranks: all random numbers are drawn for all rows and each rank takes its own. Knows no clips.
@@ -44,6 +44,8 @@ class Crops:
     """[B, N]"""
     codes: Tensor
     """int64 [B, levels, N // hop]; -1 throughout in the rows that have none"""
+    said: bool
+    """those codes were said after a stage's own past, and are not to become the waveform"""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,34 @@ class Heard:
 
 
 class CodecTrainee(nn.Module):
-    """Encoder, trainable residual quantizer and decoder; `export` makes an EncodecModel of them."""
+    """Encoder, trainable residual quantizer and decoder, anew or as `config.init` has them, there with its post-filter;
+    `export` makes an EncodecModel of them.
+
+    Raises:
+        ValueError: `config.init` is no codec that can be gone on with (`codec_to_go_on_with`), or has other levels.
+    """
 
     may_be_new = NEW_WITH_OLD_WEIGHTS
-    postfilter: Postfilter | None = None
 
     def __init__(self, config: CodecFitConfig) -> None:
         super().__init__()
+        self.config, self.levels, self.size = config, config.levels, config.codebook_size
+        self.dtype = config.dtype
+        self.postfilter: Postfilter | None = None
+        if config.init:
+            self._go_on(config, config.init)
+        else:
+            self._begin(config)
+        self.objective = Objective(config)
+        self.usage = UsageWindow(config.usage_steps)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        gathered = 0 if self.quantizer.started else config.reservoir
+        self.register_buffer("reservoir", torch.zeros(gathered, self.hf_config.hidden_size))
+        self.updates: Tensor
+        self.reservoir: Tensor
+        self.encode, self.decode = (runner(net, config.compile) for net in (self.encoder, self.decoder))
+
+    def _begin(self, config: CodecFitConfig) -> None:
         from transformers import EncodecConfig, EncodecModel
 
         bits = config.levels * math.log2(config.codebook_size)
@@ -80,24 +103,30 @@ class CodecTrainee(nn.Module):
             codebook_size=config.codebook_size,
             target_bandwidths=[bits * config.sample_rate / config.hop / 1000],
         )
-        self.config, self.levels, self.size = config, config.levels, config.codebook_size
-        self.dtype = config.dtype
         model = EncodecModel(self.hf_config)
         self.encoder, self.decoder = model.encoder, model.decoder
         keep_variance(self.encoder, first=1 / SPEECH_LEVEL)
         keep_variance(self.decoder, last=SPEECH_LEVEL)
         self.quantizer = TrainableQuantizer(config.levels, config.codebook_size, config.hidden, config.decay)
-        self.objective = Objective(config)
-        self.usage = UsageWindow(config.usage_steps)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self.register_buffer("reservoir", torch.zeros(config.reservoir, config.hidden))
-        self.updates: Tensor
-        self.reservoir: Tensor
-        self.encode, self.decode = (runner(net, config.compile) for net in (self.encoder, self.decoder))
+
+    def _go_on(self, config: CodecFitConfig, source: str) -> None:
+        codec = codec_to_go_on_with(config, "init", source)
+        spec = codec.spec
+        if (spec.levels, spec.size) != (config.levels, config.codebook_size):
+            raise ValueError(
+                f"init={source} has {spec.levels} levels of {spec.size}, levels and codebook_size say {config.levels} "
+                f"and {config.codebook_size}: make them the same"
+            )
+        self.hf_config, self.postfilter = codec.model.config, postfilter_of(codec, config)
+        self.encoder, self.decoder = codec.model.encoder, codec.model.decoder
+        entries = [layer.codebook.embed for layer in codec.model.quantizer.layers[: spec.levels]]
+        self.quantizer = TrainableQuantizer(spec.levels, spec.size, entries[0].shape[1], config.decay)
+        self.quantizer.go_on(entries, config.batch * (config.crop // config.hop) * world() / spec.size)
 
     def learners(self) -> list[Learner]:
-        """The codec, and its discriminator if there is one."""
-        return learners([*self.encoder.parameters(), *self.decoder.parameters()], self.objective, self.config)
+        """The codec with its post-filter, and its discriminator if there is one."""
+        parts = (self.encoder, self.decoder, *([self.postfilter] if self.postfilter else []))
+        return learners([weight for part in parts for weight in part.parameters()], self.objective, self.config)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop. Crops take the short way (seanet.py)."""
@@ -107,12 +136,12 @@ class CodecTrainee(nn.Module):
         updates = int(self.updates)
         metrics: dict[str, float | Tensor] = {}
         commitment = latent.new_zeros(())
-        if updates <= self.config.unquantised_steps:
+        if not self.quantizer.started and updates <= self.config.unquantised_steps:
             if self.training:
                 self._gather(latent.detach(), updates)
             quantised = latent
         else:
-            if self.training and updates == self.config.unquantised_steps + 1:
+            if not self.quantizer.started:
                 self.quantizer.start(self.reservoir)
             kept = torch.full((len(batch),), self.levels)
             if self.training:
@@ -120,7 +149,7 @@ class CodecTrainee(nn.Module):
             quantised, commitment, _ = self.quantise(latent, kept.to(latent.device))
             if self.training:
                 metrics |= self.usage.add(self.quantizer.newest_counts)
-        waveform = self.decode(quantised.transpose(1, 2))[:, 0, : batch.shape[1]].float()
+        waveform = self._filtered(self.decode(quantised.transpose(1, 2))[:, 0].float())[:, : batch.shape[1]]
         distance, parts = self.objective(waveform, batch, 1 + (updates - 1) // self.config.training.accumulation)
         total = distance + self.config.commitment_weight * commitment
         return total, {**metrics, **parts, "commitment": commitment.detach()}
@@ -128,9 +157,13 @@ class CodecTrainee(nn.Module):
     def listen(self, waveform: Tensor) -> Heard:
         """A waveform [N] through the codec, with all levels once they are there."""
         latent, ids = self.encoder(waveform[None, None]).float().transpose(1, 2), None
-        if int(self.updates) > self.config.unquantised_steps:
+        if self.quantizer.started:
             latent, _, ids = self.quantise(latent, torch.tensor([self.levels], device=latent.device))
-        return heard(self.decoder(latent.transpose(1, 2))[:, 0].float(), waveform, ids, self.objective)
+        sound = self._filtered(self.decoder(latent.transpose(1, 2))[:, 0].float())
+        return heard(sound, waveform, ids, self.objective)
+
+    def _filtered(self, sound: Tensor) -> Tensor:
+        return self.postfilter(sound) if self.postfilter else sound
 
     def quantise(self, latent: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latent [B, T', D] to its quantised self with `levels` [B] levels kept (straight-through), commitment, ids
@@ -176,33 +209,12 @@ class DecoderTrainee(nn.Module):
 
     def __init__(self, config: CodecFitConfig, source: str) -> None:
         super().__init__()
-        self.source, codec = source, AcousticTokenizer.load(source)
-        spec = codec.spec
-        if spec.name != "encodec":
-            raise ValueError(f"decoder_of={source} is of the family {spec.name}: only an EnCodec's decoder is trained")
-        if (spec.sample_rate, spec.hop) != (config.sample_rate, config.hop):
-            raise ValueError(
-                f"decoder_of={source} has {spec.sample_rate} Hz and a hop of {spec.hop}, "
-                f"sample_rate and ratios say {config.sample_rate} and {config.hop}: make them the same"
-            )
-        self.model, self.levels, self.size, self.config = codec.model, spec.levels, spec.size, config
+        self.source, codec = source, codec_to_go_on_with(config, "decoder_of", source)
+        self.model, self.levels, self.size, self.config = codec.model, codec.spec.levels, codec.spec.size, config
         self.model.requires_grad_(False)
-        if not can_stream(codec.model):
-            raise ValueError(f"decoder_of={source} looks ahead: only the decoder of a causal EnCodec is trained")
         self.dtype = codec.dtype
-        self.postfilter: Postfilter | None = None
-        self.learning: list[nn.Module] = []
-        if codec.postfilter is not None and codec.postfilter.config != config.postfilter:
-            raise ValueError(
-                f"decoder_of={source} has a post-filter, {codec.postfilter.config}: say the same postfilter.* to go on "
-                "with it (decoder_too=true: the decoder as well), or take its files postfilter.* away, since it would "
-                "not fit another decoder"
-            )
-        if config.postfilter.layers:
-            self.postfilter = Postfilter(config.postfilter)
-            if codec.postfilter is not None:
-                self.postfilter.load_state_dict(codec.postfilter.state_dict())
-            self.learning.append(self.postfilter)
+        self.postfilter = postfilter_of(codec, config)
+        self.learning: list[nn.Module] = [self.postfilter] if self.postfilter else []
         if config.decoder_too or not config.postfilter.layers:
             self.learning.append(self.model.decoder.requires_grad_(True))
         self.objective = Objective(config)
@@ -219,7 +231,9 @@ class DecoderTrainee(nn.Module):
     def loss(self, batch: Tensor | Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them, or
         is decoded from what was guessed for it."""
-        waveforms, codes = (batch.waveforms, batch.codes) if isinstance(batch, Crops) else (batch, None)
+        waveforms, codes, paired = batch if isinstance(batch, Tensor) else batch.waveforms, None, None
+        if isinstance(batch, Crops):
+            codes, paired = batch.codes, (batch.codes < 0).all(dim=2).all(dim=1) if batch.said else None
         step = 0
         if self.training and self.objective.adversary is not None:
             self.updates += 1
@@ -228,7 +242,7 @@ class DecoderTrainee(nn.Module):
         if self.training:
             kept = random_levels(len(waveforms), self.levels, self.config.favoured_levels).to(waveforms.device)
         made, _ = self._sound(waveforms, kept, codes)
-        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : waveforms.shape[1]], waveforms, step)
+        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : waveforms.shape[1]], waveforms, step, paired)
         return loss
 
     def listen(self, waveform: Tensor) -> Heard:
@@ -264,6 +278,43 @@ class DecoderTrainee(nn.Module):
                 weight.copy_(torch.lerp(began[name].to(weight), weight, self.config.decoder_share))
         self.model.decoder.half()
         return self.model
+
+
+def codec_to_go_on_with(config: CodecFitConfig, option: str, source: str) -> AcousticTokenizer:
+    """The causal EnCodec that `option` names.
+
+    Raises:
+        ValueError: no such codec, no causal EnCodec, one of another rate or hop than the config's, or one with another
+            post-filter.
+    """
+    codec, said = AcousticTokenizer.load(source), f"{option}={source}"
+    spec = codec.spec
+    if spec.name != "encodec":
+        raise ValueError(f"{said} is of the family {spec.name}: only an EnCodec is trained")
+    if (spec.sample_rate, spec.hop) != (config.sample_rate, config.hop):
+        raise ValueError(
+            f"{said} has {spec.sample_rate} Hz and a hop of {spec.hop}, "
+            f"sample_rate and ratios say {config.sample_rate} and {config.hop}: make them the same"
+        )
+    if not can_stream(codec.model):
+        raise ValueError(f"{said} looks ahead: only a causal EnCodec is trained")
+    if codec.postfilter is not None and codec.postfilter.config != config.postfilter:
+        raise ValueError(
+            f"{said} has a post-filter, {codec.postfilter.config}: say the same postfilter.* to go on with it (with "
+            "decoder_of, decoder_too=true: the decoder as well), or take its files postfilter.* away, since it would "
+            "not fit another decoder"
+        )
+    return codec
+
+
+def postfilter_of(codec: AcousticTokenizer, config: CodecFitConfig) -> Postfilter | None:
+    """The post-filter that learns: as the codec has it, or anew."""
+    if not config.postfilter.layers:
+        return None
+    postfilter = Postfilter(config.postfilter)
+    if codec.postfilter is not None:
+        postfilter.load_state_dict(codec.postfilter.state_dict())
+    return postfilter
 
 
 def random_levels(rows: int, levels: int, favoured: int | None = None) -> Tensor:

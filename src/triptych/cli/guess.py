@@ -20,7 +20,8 @@ def guess(
 
     Each frame is guessed from the semantic tokens and from the true frames before it: codes in the recording's own
     time, with the stage's errors. 'fit acoustic decoder_of=CODEC guesses=FILE' teaches a decoder to make the recording
-    of them.
+    of them. With own_past=true the stage says the recordings as in a cascade, and the decoder learns from a
+    discriminator to make that sound recorded.
     """
     import torch
 
@@ -44,5 +45,5 @@ def guess(
     check_stage("coarse", stage, opened.specs, opened.grid, folder)
     with Bar("guess", "recordings") as bar:
         guessed = guess_all(stage, model, Speech(opened, "train"), config, bar)
-        frames = write_guesses(output, guessed, stage.specs.acoustic.fingerprint)
+        frames = write_guesses(output, guessed, stage.specs.acoustic.fingerprint, config.own_past)
     result(f"{output}: {frames} frames, {stage.config.levels} levels")

@@ -10,7 +10,7 @@ import torch
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic, guessed_crop, read_guesses
 from triptych.tokenizers.acoustic.guesses import Guesses, write_guesses
-from triptych.tokenizers.acoustic.settings import CodecFitConfig
+from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
 from triptych.tokenizers.acoustic.trainee import Crops, DecoderTrainee
 from triptych.tokenizers.waveform import Waveform
 from triptych.training.config import TrainingConfig
@@ -79,6 +79,7 @@ def test_the_share_and_the_clips_that_have_none(tmp_path: Path) -> None:
         codes = torch.cat([batch.codes for batch in rows])
         has = codes[:, 0, 0] >= 0
         assert abs(float(has.float().mean()) - share / 2) < 0.1  # two of four clips have guesses
+        assert share == 1 or not has.view(-1, 2)[:, 0].any()  # of each two rows the second
         assert (codes[~has] == -1).all()
         waveforms = torch.cat([batch.waveforms for batch in rows])[has]
         assert torch.equal(waveforms[:, ::HOP].long(), codes[has][:, 0])
@@ -131,3 +132,28 @@ def test_a_decoder_learns_from_guesses_and_mistakes_are_one_line(codec: Path, tm
     write_guesses(tmp_path / "strangers.safetensors", [("stranger", named[0][1])], own.spec.fingerprint)
     with pytest.raises(ValueError, match=r"none of these clips, as clip-0"):
         read_guesses(replace(config, guesses=str(tmp_path / "strangers.safetensors")), clips)
+
+
+def test_what_a_stage_said_has_no_recording_to_become(codec: Path, tmp_path: Path) -> None:
+    """Its rows are told apart from the others, the discriminator hears them, and without one it is refused."""
+    own, clips = AcousticTokenizer.load(codec), Counting(40, noise=True)
+    file = tmp_path / "said.safetensors"
+    named = [(clips.name(i), own.encode(clips.waveform(3 - i), 24_000)[:2]) for i in range(4)]
+    write_guesses(file, named, own.spec.fingerprint, said=True)
+    assert Guesses.load(file).said
+    config = replace(TINY, decoder_of=str(codec), guesses=str(file))
+    with pytest.raises(ValueError, match="a discriminator alone can judge"):
+        read_guesses(config, clips)
+    adverse = replace(config, discriminator=DiscriminatorConfig(start=0, alone_steps=0, windows=(256,), filters=4))
+    (batch,) = crop_batches(clips, adverse, read_guesses(adverse, clips))(1)
+    assert isinstance(batch, Crops) and batch.said
+    model = DecoderTrainee(adverse, str(codec)).train()
+    told: list[torch.Tensor | None] = []
+    inner = model.objective.adversary
+    assert inner is not None
+    inner.register_forward_pre_hook(lambda module, given: told.append(given[4]))
+    model.loss(batch)[0].backward()
+    assert told[0] is not None and told[0].tolist() == [True, False]
+    made = fit_acoustic(clips, clips, tmp_path / "one", adverse)
+    plain = fit_acoustic(clips, clips, tmp_path / "two", replace(adverse, guesses=None))
+    assert made.spec == own.spec and not np.allclose(made.decode(named[0][1]), plain.decode(named[0][1]))

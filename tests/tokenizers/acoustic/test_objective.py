@@ -55,6 +55,19 @@ def test_balanced_gradients_do_not_know_how_rows_are_dealt():
     assert torch.allclose(gradient_of(slice(0, 4)), halves, atol=1e-7)
 
 
+def test_a_loss_of_some_rows_weighs_as_much_there_as_one_of_all():
+    """And where it is of none, its average stays, and it says nothing."""
+    weights = {"a": 1.0, "b": 1.0}
+    balancer = Balancer(weights, norm=2.0, decay=0.9)
+    output = torch.randn(4, 50, requires_grad=True)
+    directions = torch.nn.functional.normalize(torch.randn(4, 50), dim=1)
+    for some in (2, 1, 0, 3):
+        losses = {"a": (output * directions).mean(), "b": 10 * (output * directions)[:some].sum() / max(1, some)}
+        gradient = balancer(losses, output, {"b": some})
+        share = torch.tensor([1.0] * some + [0.5] * (4 - some))[:, None]
+        assert torch.allclose(gradient, 2.0 / 4 * share * directions, atol=1e-5)
+
+
 @pytest.mark.parametrize("compression", [1.0, 0.3])
 def test_what_is_ten_times_fainter_is_seen_as_its_power(compression):
     """A new discriminator has no biases, so its logits scale with what it sees."""
@@ -155,6 +168,25 @@ def test_before_the_start_nothing_is_changed_and_after_it_the_value_is_still_the
         assert loss.item() == pytest.approx(expected, rel=1e-6)
         assert ("adversarial" in metrics) == (step > 3)
     assert objective.eval()(made, given, 4)[0].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("paired", [[True, False], [False, False]])
+def test_rows_that_are_no_pair_are_judged_by_the_discriminator_alone(paired):
+    """No distance reaches them, and their distance is not told; what a pair is told does not depend on them."""
+    torch.manual_seed(0)
+    rows = torch.tensor(paired)
+    without = replace(CONFIG.discriminator, adversarial_weight=0.0)
+    for said, reached in ((without, paired), (CONFIG.discriminator, [True, True])):
+        objective = Objective(replace(CONFIG, discriminator=said)).train()
+        for step in (3, 4):  # before the discriminator has begun, and after
+            made = waveforms(1).requires_grad_()
+            loss, metrics = objective(made, waveforms(0), step, rows)
+            loss.backward()
+            assert loss.isfinite() and made.grad is not None
+            expected = reached if step > 3 else paired
+            assert [float(row.norm()) > 0 for row in made.grad] == expected
+            alone = Objective(replace(CONFIG, discriminator=DiscriminatorConfig()))(made[:1], waveforms(0)[:1], 1)
+            assert float(metrics["mel"]) == pytest.approx(float(alone[1]["mel"]) if any(paired) else 0.0, rel=1e-5)
 
 
 def test_the_discriminator_learns_in_its_share_of_the_steps():
