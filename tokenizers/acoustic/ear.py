@@ -7,6 +7,7 @@ The way in is that of semantic/inputs.py, written so that gradients pass; the en
 Johnson et al. (2016) take it from a network that sees. Knows no codec, and no tokens.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,18 @@ from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
 
 TINY = 1e-7
 """added to a variance before it divides"""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What the given waveforms are normalised with, and the made ones as well."""
+
+    mean: Tensor
+    """[B, 1, 80], or [B, 1] of samples"""
+    variance: Tensor
+    """likewise"""
+    floor: Tensor | None
+    """[B, 1, 80], where the front end has one"""
 
 
 class Ear:
@@ -58,9 +71,9 @@ class Ear:
         if model.device != made.device:
             model.to(made.device)
         with torch.no_grad():
-            wanted, mean, variance = self._input(given)
+            wanted, known = self._input(given)
             wanted_states, wanted_roots = self._hear(wanted)
-        states, roots = self._hear(self._input(made, mean, variance)[0])
+        states, roots = self._hear(self._input(made, known)[0])
         pairs = zip(states, wanted_states, strict=True)
         apart = [(a - b).abs().mean((1, 2)) / (b.std((1, 2)) + TINY) for a, b in pairs]
         distance = torch.stack(apart).mean()
@@ -77,23 +90,25 @@ class Ear:
         logits = (states[-1] @ weight.T + bias).unflatten(-1, (self.head.steps, self.head.blank + 1))
         return states, (logits.log_softmax(dim=-1) / 2).exp()
 
-    def _input(
-        self, waveform: Tensor, mean: Tensor | None = None, variance: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, N] -> input of the encoder, and what it was normalised with: each row's own where none is given."""
+    def _input(self, waveform: Tensor, known: "Level | None" = None) -> tuple[Tensor, "Level"]:
+        """[B, N] -> input of the encoder, and what it was brought to a level with; its own by default."""
         with torch.autocast(waveform.device.type, enabled=False):
-            heard = resample(waveform.float(), self.sample_rate)
+            heard, floor = resample(waveform.float(), self.sample_rate), None
             if not self.front.wave:
                 heard = log_mels(heard)
-            if mean is None or variance is None:
-                mean = heard.mean(dim=1, keepdim=True)
+                if self.front.floor_db:
+                    floor = known.floor if known else floor_of(heard, self.front.floor_db)
+                    assert floor is not None
+                    heard = torch.logaddexp(heard, floor)
+            if known is None:
                 variance = heard.var(dim=1, keepdim=True, correction=0 if self.front.wave else 1)
+                known = Level(heard.mean(dim=1, keepdim=True), variance, floor)
             if self.front.normalise:
-                heard = (heard - mean) / (variance + TINY).sqrt()
+                heard = (heard - known.mean) / (known.variance + TINY).sqrt()
             if self.front.wave:
-                return torch.nn.functional.pad(heard, (self.front.padding, self.front.padding)), mean, variance
+                return torch.nn.functional.pad(heard, (self.front.padding, self.front.padding)), known
             count = heard.shape[1] // self.front.stride
-            return heard[:, : count * self.front.stride].reshape(len(heard), count, -1), mean, variance
+            return heard[:, : count * self.front.stride].reshape(len(heard), count, -1), known
 
 
 def resample(waveform: Tensor, sample_rate: int) -> Tensor:
@@ -116,6 +131,13 @@ def log_mels(waveform: Tensor) -> Tensor:
     spectrum = torch.fft.rfft((windows - filterbank.EMPHASIS * before) * povey, n=512)
     power = torch.view_as_real(spectrum).square().sum(-1)
     return (power @ filters).clamp(min=filterbank.FLOOR).log()
+
+
+def floor_of(mels: Tensor, floor_db: float) -> Tensor:
+    """[B, 1, 80] under log-mels [B, T, 80]: `filterbank.white_noise` so many dB under their `filterbank.loudness`."""
+    width, white = (torch.from_numpy(x).float().to(mels.device) for x in filterbank.white_mels())
+    power = (mels.exp().mean(dim=1, keepdim=True) * width / white).sum(-1, keepdim=True) * 10 ** (-floor_db / 10)
+    return (power / width.sum() * white + filterbank.FLOOR).log()
 
 
 @cache

@@ -4,7 +4,6 @@ wav2vec2-bert    filterbanks, `stride` of them a frame        stride 4 = 25 Hz, 
 wavlm, hubert    samples through seven convolutions           50 Hz
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -12,16 +11,14 @@ from transformers import (
     HubertConfig,
     HubertModel,
     PreTrainedModel,
-    SeamlessM4TFeatureExtractor,
     Wav2Vec2BertConfig,
     Wav2Vec2BertModel,
-    Wav2Vec2FeatureExtractor,
     WavLMConfig,
     WavLMModel,
 )
 
-from triptych.tokenizers.semantic.filterbank import MELS, SAMPLE_RATE
-from triptych.tokenizers.semantic.inputs import FrontEnd, filterbank_front_end, wave_front_end
+from triptych.tokenizers.semantic.filterbank import MELS
+from triptych.tokenizers.semantic.inputs import FrontEnd, filterbank_front_end, wave_front_end, with_floor
 from triptych.training.config import STRICT
 
 
@@ -43,6 +40,9 @@ class Architecture:
     """on hidden states, while it learns"""
     stride: int = 4
     """filterbank frames of 10 ms a frame; wav2vec2-bert alone"""
+    floor_db: float = 0.0
+    """dB under the clip's power of the white noise whose mean is added to its filterbanks, so that noise under it moves
+    little; 0: none; wav2vec2-bert alone"""
     conv_kernel: int = 15
     """frames, of the convolution in each wav2vec2-bert block; odd"""
     reach: int = 32
@@ -60,8 +60,10 @@ class Architecture:
 def front_end(architecture: Architecture) -> FrontEnd:
     """How samples become the input of such an encoder."""
     if architecture.family == "wav2vec2-bert":
-        return filterbank_front_end(architecture.stride)
-    return wave_front_end(architecture.front_kernels, architecture.front_strides, normalise=True)
+        return with_floor(filterbank_front_end(architecture.stride), architecture.floor_db)
+    return with_floor(
+        wave_front_end(architecture.front_kernels, architecture.front_strides, normalise=True), architecture.floor_db
+    )
 
 
 def build_encoder(architecture: Architecture) -> PreTrainedModel:
@@ -109,16 +111,3 @@ def build_encoder(architecture: Architecture) -> PreTrainedModel:
     if architecture.family == "wavlm":
         return WavLMModel(WavLMConfig(**common, **waves))
     return HubertModel(HubertConfig(**common, **waves))
-
-
-def save_front_end(architecture: Architecture, folder: Path) -> None:
-    """preprocessor_config.json, so that the folder is whole for transformers."""
-    if architecture.family == "wav2vec2-bert":
-        extractor: Any = SeamlessM4TFeatureExtractor(
-            feature_size=MELS, num_mel_bins=MELS, sampling_rate=SAMPLE_RATE, stride=architecture.stride
-        )
-    else:
-        extractor = Wav2Vec2FeatureExtractor(
-            feature_size=1, sampling_rate=SAMPLE_RATE, do_normalize=True, return_attention_mask=True
-        )
-    extractor.save_pretrained(folder)

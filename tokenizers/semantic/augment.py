@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from scipy import fft
 
-from triptych.tokenizers.semantic.filterbank import MELS, SAMPLE_RATE, Frames, mel_centres, white_mels
+from triptych.tokenizers.semantic.filterbank import MELS, SAMPLE_RATE, Frames, loudness, mel_centres, white_mels
 from triptych.tokenizers.waveform import Waveform
 from triptych.training.config import STRICT
 
@@ -100,13 +100,10 @@ def augment(frames: Frames, config: AugmentConfig, generator: np.random.Generato
 
 
 def noise_level(frames: Frames, snr_db: float, colour: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-mels [80] of noise with a spectrum of `colour` [80] dB, as it would be if added to the samples.
-
-    The ratio is that of the powers of samples: log-mels alone would say another, since their bands widen and their
-    pre-emphasis rises towards the top, where speech has little.
-    """
+    """Log-mels [80] of noise with a spectrum of `colour` [80] dB, as it would be if added to the samples; the ratio is
+    that of the powers of samples."""
     width, white = white_mels()
-    speech = np.sum(np.exp(frames).mean(axis=0, dtype=np.float64) * width / white)
+    speech = loudness(frames)
     density = np.exp(colour.astype(np.float64) * np.log(10) / 10)
     level = speech * 10 ** (-snr_db / 10) / np.sum(density * width)
     return np.asarray(np.log(level * density * white), dtype=np.float32)

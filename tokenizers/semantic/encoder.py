@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from triptych.tokenizers.precision import Dtype, check_bf16
 from triptych.tokenizers.semantic.families import quiet, read_model, save_front_end
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
-from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, moments_of, parts_of, unit_variance
+from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, parts_of, unit_variance, whole_of
 from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.semantic.padding import Padding
 from triptych.tokenizers.semantic.windows import Span, Windows, spans
@@ -148,13 +148,15 @@ class Encoder:
         """
         window, frames = self.window_samples // self.hop, self.front.frames(len(waveform))
         overlap = min(int(self.windows.overlap * SAMPLE_RATE) // self.hop, window // 2)
-        moments = moments_of(waveform, self.front)
-        whole = self._padding.moments(unit_variance(part, moments) if moments else part for part in parts_of(waveform))
+        whole = whole_of(waveform, self.front)
+        heard_in_whole = self._padding.moments(
+            unit_variance(part, whole.moments) if whole else part for part in parts_of(waveform)
+        )
         waiting = iter(spans(frames, window, overlap))
         together = max(1, self.batch_samples // self.window_samples)
         while batch := list(islice(waiting, together)):
-            heard = [encoder_input(self._samples(waveform, span, frames), self.front, moments) for span in batch]
-            for span, hidden in zip(batch, self._forward(heard, whole), strict=True):
+            heard = [encoder_input(self._samples(waveform, span, frames), self.front, whole) for span in batch]
+            for span, hidden in zip(batch, self._forward(heard, heard_in_whole), strict=True):
                 yield hidden[span.first - span.begin : span.last - span.begin]
 
     def _samples(self, waveform: Waveform, span: Span, frames: int) -> Waveform:

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, save_front_end
+from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, front_end
 from triptych.tokenizers.semantic.ctc import TextClasses
 from triptych.tokenizers.semantic.ctc_head import CtcHead
 from triptych.tokenizers.semantic.encoder import Encoder, quiet
+from triptych.tokenizers.semantic.families import save_front_end
 from triptych.tokenizers.semantic.masked import MaskedPrediction
 
 
@@ -30,7 +31,7 @@ def write_encoder(
     halved.load_state_dict(model.encoder.state_dict())
     with quiet():
         halved.half().save_pretrained(beside)
-    save_front_end(architecture, beside)
+    save_front_end(front_end(architecture), beside)
     for file in sorted(beside.iterdir()):
         file.replace(folder / file.name)
     beside.rmdir()

@@ -116,7 +116,10 @@ def save_front_end(front: FrontEnd, folder: Path) -> None:
     elif front.wave:
         extractor = Wav2Vec2FeatureExtractor(feature_size=1, do_normalize=front.normalise, **common)
     else:
-        extractor = SeamlessM4TFeatureExtractor(feature_size=MELS, num_mel_bins=MELS, stride=front.stride, **common)
+        own = {"floor_db": front.floor_db} if front.floor_db else {}  # transformers keeps it and does not know it
+        extractor = SeamlessM4TFeatureExtractor(
+            feature_size=MELS, num_mel_bins=MELS, stride=front.stride, **common, **own
+        )
     extractor.save_pretrained(folder)
 
 
@@ -155,7 +158,7 @@ def read_front_end(name: str | Path, config: Any, local: bool) -> FrontEnd:
                 f"{name}: {mels.stride} x {mels.num_mel_bins} filterbanks do not make the "
                 f"{config.feature_projection_input_dim} inputs of the encoder"
             )
-        return filterbank_front_end(mels.stride)
+        return filterbank_front_end(mels.stride, float(getattr(mels, "floor_db", 0.0)))
     waves = _read(name, what, Wav2Vec2FeatureExtractor, local)
     _check_rate(name, waves.sampling_rate)
     return wave_front_end(config.conv_kernel, config.conv_stride, bool(waves.do_normalize))

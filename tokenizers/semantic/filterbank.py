@@ -82,6 +82,24 @@ def log_mels(waveform: Waveform) -> Frames:
     return np.asarray(np.log(np.maximum(FLOOR, power @ mel_filters())), dtype=np.float32)
 
 
+def loudness(mels: Frames) -> float:
+    """Power of the samples of which [T, 80] are the log-mels, up to a constant: bands widen and pre-emphasis rises
+    towards the top, where speech has little."""
+    width, white = white_mels()
+    return float(np.sum(np.exp(mels).mean(axis=0, dtype=np.float64) * width / white))
+
+
+def white_noise(power: float) -> Frames:
+    """[80]: log-mels of white noise of that `loudness`, as they are on average."""
+    width, white = white_mels()
+    return np.asarray(np.log(power / np.sum(width) * white + FLOOR), dtype=np.float32)
+
+
+def floored(mels: Frames, floor: Frames) -> Frames:
+    """[T, 80] with the power of a floor [80] added: what is fainter is told apart no more."""
+    return np.asarray(np.logaddexp(mels, floor), dtype=np.float32)
+
+
 def normalise(mels: Frames, moments: Moments | None = None) -> Frames:
     """Zero mean and unit variance of each mel over the clip, or by the `moments` of what the clip is a window of."""
     if moments is not None:

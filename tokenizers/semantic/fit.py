@@ -23,6 +23,7 @@ from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.precision import Dtype
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
+from triptych.tokenizers.semantic.inputs import with_floor
 from triptych.tokenizers.semantic.means import StreamMeans
 from triptych.tokenizers.semantic.means_run import MeansRun, Position
 from triptych.tokenizers.semantic.stream import Frames, Heard
@@ -62,6 +63,9 @@ class SemanticFitConfig:
     """seconds that neighbouring windows share"""
     dtype: Dtype = "fp32"
     """of the encoder's products: bf16 is faster where the processor has it, and refused where it has not"""
+    floor_db: float | None = None
+    """dB under the clip's power of the white noise whose mean is added to the filterbanks of a w2v-BERT 2.0, so that
+    fainter noise changes fewer tokens; null: as the encoder says"""
     passes: int = 3
     """over the clips"""
     buffer_frames: int = 50_000
@@ -166,7 +170,10 @@ def open_encoder(config: SemanticFitConfig) -> Encoder:
 
         kind = Fairseq2Encoder
     windows = Windows(config.window_seconds, config.overlap_seconds)
-    return kind.load(config.encoder, config.layer, device=config.device, windows=windows, dtype=config.dtype)
+    encoder = kind.load(config.encoder, config.layer, device=config.device, windows=windows, dtype=config.dtype)
+    if config.floor_db is not None:
+        encoder.front = with_floor(encoder.front, config.floor_db)
+    return encoder
 
 
 def starting(config: SemanticFitConfig, encoder: Encoder) -> SemanticTokenizer:
@@ -264,6 +271,8 @@ def draw_clips(clips: Clips, max_hours: float, seed: int) -> list[int]:
 def run_fingerprint(config: SemanticFitConfig, encoder: Encoder, clips: Clips, chosen: list[int]) -> str:
     """Over all that decides where a fit leads."""
     kept = {key: value for key, value in asdict(config).items() if key not in FREE_KEYS}
+    if config.floor_db is None:  # a fit that began before there was one goes on
+        del kept["floor_db"]
     weights = weights_digest(encoder.model.state_dict())
     began = {"start": starting(config, encoder).spec.fingerprint} if config.start else {}
     return fingerprint_of({"config": kept, "weights": weights, "clips": [clips.name(i) for i in chosen], **began})

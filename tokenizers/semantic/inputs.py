@@ -4,11 +4,12 @@
     convolutions  [N] -> zero mean, unit variance -> [N + 2 * padding]            padding (window - hop) / 2
     Whisper       [N] -> silence up to 30 s -> log-mel [mels, 3000]               frame t begins at sample 320 * t
 
-A window of a longer recording is normalised with the moments of the whole one. Knows no weights.
+A window of a longer recording is normalised with the moments of the whole one. With a floor, the mean power of white
+noise is added to the filterbanks before: background noise that is fainter then moves them little. Knows no weights.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -39,6 +40,8 @@ class FrontEnd:
     """of Whisper's log-mel spectrogram; 0: another way in"""
     longest: int = 0
     """samples that are always heard, silence where there are fewer (Whisper: 30 s); 0: as many as there are"""
+    floor_db: float = 0.0
+    """dB under the clip's power of the white noise that is added to its filterbanks; 0: none"""
 
     @property
     def hop(self) -> int:
@@ -58,8 +61,29 @@ def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int
     return window, hop
 
 
-def filterbank_front_end(stride: int) -> FrontEnd:
-    return FrontEnd(wave=False, stride=stride, padding=filterbank.PADDING)
+@dataclass(frozen=True)
+class Whole:
+    """What the windows of a long recording are given of all of it."""
+
+    moments: Moments
+    floor: filterbank.Frames | None = None
+    """[80], where there is one"""
+
+
+def filterbank_front_end(stride: int, floor_db: float = 0.0) -> FrontEnd:
+    return FrontEnd(wave=False, stride=stride, padding=filterbank.PADDING, floor_db=floor_db)
+
+
+def with_floor(front: FrontEnd, floor_db: float) -> FrontEnd:
+    """
+    Raises:
+        ValueError: another way in than filterbanks, or a floor above the clip.
+    """
+    if floor_db < 0:
+        raise ValueError(f"floor_db = {floor_db}: dB under the clip, 0 or above")
+    if floor_db and (front.wave or front.mels):
+        raise ValueError("floor_db is for encoders that hear filterbanks (w2v-BERT 2.0), and this one hears samples")
+    return replace(front, floor_db=floor_db)
 
 
 def wave_front_end(kernels: Sequence[int], strides: Sequence[int], normalise: bool) -> FrontEnd:
@@ -84,14 +108,24 @@ def whisper_front_end(mels: int, positions: int) -> FrontEnd:
     )
 
 
-def moments_of(waveform: Waveform, front: FrontEnd) -> Moments | None:
+def whole_of(waveform: Waveform, front: FrontEnd) -> Whole | None:
     """What a long recording [N] is normalised with, found without holding a second copy; None: by nothing."""
     if not front.normalise:
         return None
     moments = Moments(1 if front.wave else filterbank.MELS)
+    if front.wave:
+        for part in parts_of(waveform):
+            moments.add(part[:, None])
+        return Whole(moments)
+    floor = None
+    if front.floor_db:
+        mels = [filterbank.log_mels(part) for part in parts_of(waveform)]
+        power = sum(filterbank.loudness(part) * len(part) for part in mels if len(part)) / max(1, sum(map(len, mels)))
+        floor = filterbank.white_noise(power * 10 ** (-front.floor_db / 10))
     for part in parts_of(waveform):
-        moments.add(part[:, None] if front.wave else filterbank.log_mels(part))
-    return moments
+        heard = filterbank.log_mels(part)
+        moments.add(heard if floor is None else filterbank.floored(heard, floor))
+    return Whole(moments, floor)
 
 
 def parts_of(waveform: Waveform) -> Iterator[Waveform]:
@@ -100,19 +134,28 @@ def parts_of(waveform: Waveform) -> Iterator[Waveform]:
         yield waveform[begin : begin + PART_SAMPLES]
 
 
-def encoder_input(waveform: Waveform, front: FrontEnd, moments: Moments | None = None) -> NDArray[np.float32]:
+def level(mels: filterbank.Frames, front: FrontEnd, whole: Whole | None = None) -> filterbank.Frames:
+    """Log-mels [T, 80] with their floor, and normalised, as `front` says; `whole`: of what they are a window of."""
+    if front.floor_db and len(mels):
+        floor = whole.floor if whole else None
+        if floor is None:
+            floor = filterbank.white_noise(filterbank.loudness(mels) * 10 ** (-front.floor_db / 10))
+        mels = filterbank.floored(mels, floor)
+    return filterbank.normalise(mels, whole.moments if whole else None) if front.normalise else mels
+
+
+def encoder_input(waveform: Waveform, front: FrontEnd, whole: Whole | None = None) -> NDArray[np.float32]:
     """[N] at 16 kHz -> [N // hop, 80 * stride] filterbanks, [N + 2 * padding] samples, or [mels, 3000] for Whisper.
 
     Args:
-        moments: of the recording that `waveform` is a window of; None: it is whole.
+        whole: of the recording that `waveform` is a window of; None: it is whole.
     """
     if front.mels:
         return whisper_mels(waveform, front)
     if not front.wave:
-        mels = filterbank.log_mels(waveform)
-        return filterbank.stack(filterbank.normalise(mels, moments) if front.normalise else mels, front.stride)
+        return filterbank.stack(level(filterbank.log_mels(waveform), front, whole), front.stride)
     if front.normalise:
-        waveform = unit_variance(waveform, moments)
+        waveform = unit_variance(waveform, whole.moments if whole else None)
     return np.pad(waveform, front.padding).astype(np.float32)
 
 

@@ -271,7 +271,7 @@ def hearing(encoder: str | Path, layer: int, standardise: bool, phonemes: float)
 
 def front_record(front: FrontEnd) -> dict[str, Any]:
     """A way in as fingerprints know it: what only some families say is left out where it is not said."""
-    return {key: value for key, value in asdict(front).items() if key not in ("mels", "longest") or value}
+    return {key: value for key, value in asdict(front).items() if key not in ("mels", "longest", "floor_db") or value}
 
 
 def weights_digest(weights: dict[str, Tensor]) -> str:

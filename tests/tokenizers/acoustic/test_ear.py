@@ -29,6 +29,7 @@ from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.ctc_head import CtcHead
 from triptych.tokenizers.semantic.encoder import Encoder
+from triptych.tokenizers.semantic.inputs import with_floor
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
@@ -88,9 +89,10 @@ def test_a_tone_is_the_same_tone_at_another_rate() -> None:
     assert resample(high, 24_000).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("family", ["wav2vec2-bert", "hubert"])
-def test_it_hears_what_the_tokenizer_hears(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "floor_db"), [("wav2vec2-bert", 0.0), ("wav2vec2-bert", 20.0), ("hubert", 0.0)])
+def test_it_hears_what_the_tokenizer_hears(family: str, floor_db: float, tmp_path: Path) -> None:
     heard = tokenizer(family, tmp_path)
+    heard.encoder.front = with_floor(heard.encoder.front, floor_db)
     ear, waveform = Ear(heard, 16_000), noise(0, 16_000)
     with torch.no_grad():
         states, _ = ear._hear(ear._input(waveform)[0])

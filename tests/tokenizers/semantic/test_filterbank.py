@@ -8,7 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import SeamlessM4TFeatureExtractor
 
-from triptych.tokenizers.semantic.filterbank import PADDING, log_mels, mel_centres, mfcc, normalise, stack
+from triptych.tokenizers.semantic.filterbank import (
+    PADDING,
+    log_mels,
+    loudness,
+    mel_centres,
+    mfcc,
+    normalise,
+    stack,
+    white_noise,
+)
+from triptych.tokenizers.semantic.inputs import (
+    FrontEnd,
+    encoder_input,
+    filterbank_front_end,
+    wave_front_end,
+    with_floor,
+)
 from triptych.tokenizers.waveform import Waveform
 
 Sound = Callable[[int, int], Waveform]
@@ -52,3 +68,26 @@ def test_mel_centres_are_where_a_tone_is_heard() -> None:
     for band in (20, 40, 60):
         tone = np.sin(2 * np.pi * mel_centres()[band] * np.arange(16000) / 16000).astype(np.float32)
         assert abs(int(log_mels(tone)[50].argmax()) - band) <= 1
+
+
+def test_a_floor_is_the_mean_of_white_noise_and_hides_what_is_fainter(sound: Sound) -> None:
+    """At each mel; noise that is added to the samples moves what lies under the floor by little."""
+    front, clip = filterbank_front_end(4, 20.0), sound(64_000, 0)
+    clip *= np.repeat([1.0, 1e-4], 32_000).astype(np.float32)  # speech and a pause
+    noise = np.random.default_rng(0).standard_normal(64_000).astype(np.float32) * 0.1 * np.sqrt(np.mean(clip**2))
+    power = loudness(log_mels(clip)) / 100
+    heard = np.exp(log_mels(noise)).mean(axis=0)
+    assert np.abs(np.log(heard) - white_noise(power)).max() < 0.3
+    assert loudness(log_mels(noise)) == pytest.approx(power, rel=0.05)
+
+    def moved(front: FrontEnd) -> float:
+        plain = FrontEnd(front.wave, front.stride, front.padding, normalise=False, floor_db=front.floor_db)
+        return float(np.abs(encoder_input(clip + noise, plain) - encoder_input(clip, plain))[55:].mean())
+
+    assert moved(front) < 0.3 * moved(filterbank_front_end(4))
+
+
+@pytest.mark.parametrize("floor_db", [-1.0, 20.0])
+def test_a_floor_that_cannot_be_is_told(floor_db: float) -> None:
+    with pytest.raises(ValueError, match="floor_db"):
+        with_floor(wave_front_end([10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2], True), floor_db)

@@ -21,10 +21,13 @@ from triptych.tokenizers.semantic.buckets import Buckets
 from triptych.tokenizers.semantic.ctc import TextClasses, ctc_fits, edit_distance, greedy
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.encoder_folder import start_from
-from triptych.tokenizers.semantic.inputs import FrontEnd
+from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
+from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
-from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, span_mask
+from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, row_input, span_mask
+from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+from triptych.tokenizers.waveform import resample
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
 from triptych.training.files import read_json
@@ -55,6 +58,27 @@ def test_result_loads_everywhere(family: str, clips: Callable, letters: object, 
     head, record = load_file(folder / "ctc.safetensors"), read_json(folder / "ctc.json")
     assert record["classes"] == ["a", "b", "c"]  # stress and the full stop are not told apart, or left out
     assert len(head["bias"]) == record["steps"] * (record["blank"] + 1)
+
+
+def test_an_encoder_keeps_the_floor_that_it_learned_with(clips: Callable, tmp_path: Path) -> None:
+    """In training as in use; a fit of tokens may say another, and then has other tokens."""
+    config = tiny(architecture=replace(tiny().architecture, floor_db=20.0))
+    folder = fit_encoder(clips(4), tmp_path / "encoder", config, None)
+    encoder = Encoder.load(folder, 2)
+    assert encoder.front.floor_db == 20.0
+    shelf = fill_shelf(clips(4), encoder.front, None, [0], 10.0)
+    heard = row_input(shelf, 0, None, np.random.default_rng(0), np.arange(1)).values
+    waveform = resample(clips(4).waveform(0), clips(4).sample_rate, 16_000)
+    floors = (encoder.front, replace(encoder.front, floor_db=0.0))
+    with_it, without = (float(np.abs(heard - encoder_input(waveform, front)).mean()) for front in floors)
+    assert with_it < 0.02 < without  # the shelf keeps float16
+    fits = {}
+    for floor_db in (None, 20.0, 0.0):
+        fitted = SemanticFitConfig(encoder=str(folder), layer=2, clusters=4, floor_db=floor_db, passes=1)
+        fit_semantic(clips(4), tmp_path / f"tokens-{floor_db}", fitted)
+        fits[floor_db] = SemanticTokenizer.load(tmp_path / f"tokens-{floor_db}")
+    assert [fits[floor].encoder.front.floor_db for floor in (None, 20.0, 0.0)] == [20.0, 20.0, 0.0]
+    assert fits[None].spec.fingerprint == fits[20.0].spec.fingerprint != fits[0.0].spec.fingerprint
 
 
 def weights_after(folder: Path) -> dict[str, torch.Tensor]:

@@ -12,8 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
+from triptych.tokenizers.semantic.inputs import level, whole_of, with_floor
 from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
 from triptych.tokenizers.semantic.windows import Windows, spans
@@ -54,18 +56,19 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
     assert np.allclose(moments.variance(1), rows.var(axis=0, ddof=1, dtype=np.float64))
 
 
-def tokenizer(folder: Path, sound: Sound, windows: Windows) -> SemanticTokenizer:
+def tokenizer(folder: Path, sound: Sound, windows: Windows, floor_db: float = 0.0) -> SemanticTokenizer:
     """Centroids are frames of another recording."""
     encoder = Encoder.load(folder, 3, windows=windows)
+    encoder.front = with_floor(encoder.front, floor_db)
     (frames,) = encoder.features([sound(40 * 16000, 9)])
     drawn = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))[:50]
     return SemanticTokenizer(encoder, frames[drawn], Compared(standardise=False))
 
 
-def differing(folder: Path, sound: Sound, seconds: int, windows: Windows) -> float:
+def differing(folder: Path, sound: Sound, seconds: int, windows: Windows, floor_db: float = 0.0) -> float:
     """Share of the ids of a recording that windows change."""
     waveform = sound(seconds * 16000 + 123, 1) * np.linspace(0.3, 1.5, seconds * 16000 + 123, dtype=np.float32)
-    made = tokenizer(folder, sound, WHOLE)
+    made = tokenizer(folder, sound, WHOLE, floor_db)
     (whole,) = made.encode([waveform], 16000)
     made.encoder.windows = windows
     assert made.encoder.window_samples < len(waveform)
@@ -77,6 +80,20 @@ def differing(folder: Path, sound: Sound, seconds: int, windows: Windows) -> flo
 @pytest.mark.parametrize("kind", ["wavlm-group", "wav2vec2-layer", "data2vec-audio-", "wav2vec2-bert-"])
 def test_windows_give_the_tokens_of_the_whole(checkpoints: dict[str, Path], sound: Sound, kind: str) -> None:
     assert differing(checkpoints[kind], sound, 20, Windows(8, 4)) < MOST_DIFFERENT
+
+
+def test_windows_have_the_floor_of_the_whole(checkpoints: dict[str, Path], sound: Sound) -> None:
+    """A recording of which the first half is a thousand times fainter: its windows alone would have another floor."""
+    front = with_floor(Encoder.load(checkpoints["wav2vec2-bert-"], 3).front, 20.0)
+    waveform = sound(20 * 16000, 1) * np.where(np.arange(20 * 16000) < 16000 * 10, 1e-3, 1.0).astype(np.float32)
+    parts = whole_of(waveform, front)
+    assert parts is not None and parts.floor is not None
+    every = filterbank.log_mels(waveform)
+    wanted = filterbank.white_noise(filterbank.loudness(every) / 100)
+    assert np.abs(parts.floor - wanted).max() < 0.01
+    assert np.abs(level(every[:500], front, parts) - level(every, front)[:500]).max() < 0.05
+    assert np.abs(level(every[:500], front) - level(every, front)[:500]).max() > 1.0
+    assert differing(checkpoints["wav2vec2-bert-"], sound, 20, Windows(8, 4), 20.0) < MOST_DIFFERENT
 
 
 @pytest.mark.slow
