@@ -44,10 +44,14 @@ class GuessConfig:
     """with own_past: as the cascade will guide it"""
     rows: Annotated[int, Field(ge=1)] = 16
     """with own_past: recordings side by side"""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """of all draws"""
     threads: Annotated[int, Field(ge=0)] = 0
     """of the processor; 0: torch's choice"""
+
+    def __post_init__(self) -> None:
+        if self.guidance != 1 and not self.own_past:
+            raise ValueError(f"guidance={self.guidance} is for own_past=true: after true frames nothing is guided")
 
 
 def guess_all(
@@ -65,7 +69,7 @@ def guess_all(
         yield from say_all(stage, model, speech, usable, sampling, config, progress)
         return
     for done, index in enumerate(usable, 1):
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + int(index))
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
         starts = range(0, speech.beats(index), longest)
         parts = [guess(stage, model, speech.clip(index, at, longest), sampling, generator) for at in starts]
         yield speech.shards.row(index).id, np.concatenate(parts, axis=1)

@@ -81,6 +81,8 @@ def test_what_is_said_after_its_own_past_is_what_the_stage_generates(stage, spee
 
 
 def test_who_cannot_guess_says_so(stage, specs) -> None:
+    with pytest.raises(ValueError, match=r"guidance=2\.0 is for own_past"):
+        GuessConfig(guidance=2.0)
     for layout in ("flattened", "delayed"):
         other = replace(stage, config=replace(stage.config, layout=layout))
         with pytest.raises(ValueError, match=f"{layout} layout"):

@@ -42,9 +42,11 @@ class Balancer(nn.Module):
             ]
         sizes = torch.stack([gradient.flatten(1).norm(dim=1).sum() for gradient in gradients])
         total, count = mean_over_ranks(torch.stack([sizes, of.float()]))
-        norms = torch.where(count > 0, total / count.clamp(min=1e-6), self.norms / self.seen.clamp(min=1e-6))
-        self.norms.mul_(self.decay).add_(norms, alpha=1 - self.decay)
-        self.seen.mul_(self.decay).add_(1 - self.decay)
+        newest, seen = total / count.clamp(min=1e-6), self.seen * self.decay + (1 - self.decay)
+        moved = torch.where(self.norms > 0, torch.lerp(newest, self.norms, self.decay), newest * seen)
+        stayed = self.norms / self.seen.clamp(min=1e-6) * seen
+        self.norms.copy_(torch.where(count > 0, moved, stayed))
+        self.seen.copy_(seen)
         shares = torch.tensor(list(self.weights.values()), device=output.device) / sum(self.weights.values())
         scales = self.norm / rows * shares / (self.norms / self.seen + 1e-12)
         return torch.stack([scale * gradient for scale, gradient in zip(scales, gradients, strict=True)]).sum(0)

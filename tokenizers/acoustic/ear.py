@@ -24,7 +24,7 @@ TINY = 1e-7
 
 
 @dataclass(frozen=True)
-class Level:
+class Known:
     """What the given waveforms are normalised with, and the made ones as well."""
 
     mean: Tensor
@@ -90,8 +90,8 @@ class Ear:
         logits = (states[-1] @ weight.T + bias).unflatten(-1, (self.head.steps, self.head.blank + 1))
         return states, (logits.log_softmax(dim=-1) / 2).exp()
 
-    def _input(self, waveform: Tensor, known: "Level | None" = None) -> tuple[Tensor, "Level"]:
-        """[B, N] -> input of the encoder, and what it was brought to a level with; its own by default."""
+    def _input(self, waveform: Tensor, known: "Known | None" = None) -> tuple[Tensor, "Known"]:
+        """[B, N] -> input of the encoder, and what it was normalised with; its own by default."""
         with torch.autocast(waveform.device.type, enabled=False):
             heard, floor = resample(waveform.float(), self.sample_rate), None
             if not self.front.wave:
@@ -102,7 +102,7 @@ class Ear:
                     heard = torch.logaddexp(heard, floor)
             if known is None:
                 variance = heard.var(dim=1, keepdim=True, correction=0 if self.front.wave else 1)
-                known = Level(heard.mean(dim=1, keepdim=True), variance, floor)
+                known = Known(heard.mean(dim=1, keepdim=True), variance, floor)
             if self.front.normalise:
                 heard = (heard - known.mean) / (known.variance + TINY).sqrt()
             if self.front.wave:

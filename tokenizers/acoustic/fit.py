@@ -58,7 +58,8 @@ def crop_batches(
             first = micro_batch * everyone + me * config.batch
             chosen = range(first, first + config.batch)
             if guesses is not None:
-                made.append(with_guesses(clips, guesses, config, [(int(drawn[r]), (step, r)) for r in chosen], device))
+                places = [(int(drawn[r]), (step, r)) for r in chosen]
+                made.append(with_guesses(clips, guesses, config, places, len(drawn), device))
                 continue
             rows = [crop(clips, int(drawn[r]), config, (step, r)) for r in chosen]
             made.append(torch.from_numpy(np.stack(rows)).to(device))
@@ -83,23 +84,24 @@ def with_guesses(
     guesses: Guesses,
     config: CodecFitConfig,
     places: list[tuple[int, tuple[int, int]]],
+    rows_a_step: int,
     device: torch.device,
 ) -> Crops:
-    """Crops of the clips that `places` names, with (step, row) of each; of the rows of a step an even share with what
-    was guessed for them."""
+    """Crops of the clips that `places` names, with (step, row) of each; of the rows of all steps an even share with
+    what was guessed for them."""
     codes = np.full((len(places), guesses.levels, config.crop // config.hop), -1, dtype=np.int64)
     rows = []
     for row, (index, place) in enumerate(places):
         found = guesses.of(clips.name(index))
         rng = np.random.default_rng((config.training.seed, *place, 1))
-        share, number = config.guessed_share, place[1]
+        share, number = config.guessed_share, (place[0] - 1) * rows_a_step + place[1]
         if found is None or math.floor((number + 1) * share) == math.floor(number * share):
             rows.append(crop(clips, index, config, place))
             continue
         waveform, part = guessed_crop(clips.waveform(index), found, config, rng)
         rows.append(waveform)
         codes[row, :, : part.shape[1]] = part
-    return Crops(torch.from_numpy(np.stack(rows)).to(device), torch.from_numpy(codes).to(device), guesses.said)
+    return Crops(torch.from_numpy(np.stack(rows)).to(device), torch.from_numpy(codes).to(device), guesses.own_past)
 
 
 def guessed_crop(
@@ -126,9 +128,9 @@ def read_guesses(config: CodecFitConfig, clips: Clips) -> Guesses | None:
     if not config.decoder_of:
         raise ValueError("guesses are for decoder_of: they are codes of a codec that exists")
     found = Guesses.load(Path(config.guesses))
-    if found.said and config.discriminator.start is None:
+    if found.own_past and config.discriminator.start is None:
         raise ValueError(
-            f"guesses={config.guesses} were said after the stage's own past, which a discriminator alone can judge: "
+            f"guesses={config.guesses} were made with own_past, and only a discriminator can judge those: "
             "say discriminator.start=0, or guess without own_past"
         )
     own = AcousticTokenizer.load(config.decoder_of).spec.fingerprint

@@ -1,9 +1,9 @@
 """Codes that a stage guessed for recordings, in the time of the recordings: what a decoder will be given, beside the
-sound that it should have become.
+sound that it should have become, or should sound like.
 
     guesses.safetensors    codes uint16 [levels, all frames], offsets int64 [recordings + 1], in frames
                            metadata: format, the names of the recordings, the fingerprint of the codec, and whether
-                           they were guessed after the stage's own past (`said`)
+                           they were guessed after the stage's own past (`own_past`)
 
 Written by `triptych guess`, read by `fit acoustic guesses=`. Knows no stage.
 """
@@ -36,8 +36,8 @@ class Guesses:
     """name of a recording to its frames"""
     fingerprint: str
     """of the codec whose codes they are"""
-    said: bool = False
-    """they were guessed after the stage's own past: they say a recording's words, and have not become its sound"""
+    own_past: bool = False
+    """they were guessed after the stage's own past: they say a recording's words, and are not to become its sound"""
 
     @property
     def levels(self) -> int:
@@ -64,10 +64,10 @@ class Guesses:
             raise ValueError(f"{path} has no guesses of format {FORMAT}: make it anew with 'triptych guess'")
         names = json.loads(said["names"])
         spans = dict(zip(names, pairwise(offsets), strict=True))
-        return cls(codes, spans, said["fingerprint"], said.get("said") == "true")
+        return cls(codes, spans, said["fingerprint"], said.get("own_past") == "true")
 
 
-def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint: str, said: bool = False) -> int:
+def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint: str, own_past: bool = False) -> int:
     """Writes (name, codes [levels, T']) of recordings; returns how many frames.
 
     Raises:
@@ -83,5 +83,5 @@ def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint:
     arrays: dict[str, NDArray[Any]] = {"codes": np.ascontiguousarray(np.concatenate(codes, axis=1)), "offsets": offsets}
     with atomic_file(path) as beside:
         about = {"format": FORMAT, "names": json.dumps(names), "fingerprint": fingerprint}
-        save_file(arrays, beside, about | {"said": str(said).lower()})
+        save_file(arrays, beside, about | {"own_past": str(own_past).lower()})
     return int(offsets[-1])

@@ -1,12 +1,16 @@
 """How far one waveform is from another, to an ear: log-mel spectrograms at several scales (Zeghidour et al. 2021;
 Kumar et al. 2023), and the waveform itself; and two waveforms to an eye. Knows no codec."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from triptych.tokenizers.acoustic.ear import Ear
+
+OF_PAIRS = "mel", "waveform", "feature"
+"""losses of waveforms that belong together sample by sample"""
 
 
 class SoundDistance(nn.Module):
@@ -25,9 +29,14 @@ class SoundDistance(nn.Module):
         self.ear, self.ear_weight = ear, ear_weight
 
     def forward(self, made: Tensor, given: Tensor, paired: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distance of waveforms [B, N], and its parts."""
+        """Distance of waveforms [B, N], and its parts. The gradient of what is of some rows is that of a mean over all:
+        micro-batches and ranks have different numbers of them."""
         parts = self.parts(made, given, paired)
-        return self.total(parts), {name: part.detach() for name, part in parts.items()}
+        if paired is not None:
+            share = float(paired.float().mean())
+            for name in ("mel", "waveform"):
+                parts[name] = parts[name] * share + (parts[name] * (1 - share)).detach()
+        return self.total(parts), told(parts, paired)
 
     def parts(self, made: Tensor, given: Tensor, paired: Tensor | None = None) -> dict[str, Tensor]:
         """The distances of waveforms [B, N], each a mean over rows; all but the ear's of the rows `paired` [B] alone,
@@ -44,6 +53,14 @@ class SoundDistance(nn.Module):
         """The distance of which these are the parts."""
         total = parts["mel"] + self.waveform_weight * parts["waveform"]
         return total if self.ear is None else total + self.ear_weight * parts["ear"]
+
+
+def told(parts: Mapping[str, Tensor], paired: Tensor | None) -> dict[str, Tensor]:
+    """What is logged of losses: no number for those of pairs where there are none."""
+    metrics = {name: part.detach() for name, part in parts.items()}
+    if paired is not None and not paired.any():
+        metrics |= {name: torch.full_like(metrics[name], math.nan) for name in OF_PAIRS if name in metrics}
+    return metrics
 
 
 def nothing(made: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from triptych.tokenizers.acoustic.balancer import Balancer
 from triptych.tokenizers.acoustic.discriminator import Discriminator, feature_distance, fooling_loss, telling_loss
 from triptych.tokenizers.acoustic.ear import Ear
-from triptych.tokenizers.acoustic.mel import SoundDistance
+from triptych.tokenizers.acoustic.mel import OF_PAIRS, SoundDistance, told
 from triptych.tokenizers.acoustic.settings import CodecFitConfig
 
 SPEECH_LEVEL = 0.07
@@ -77,9 +77,9 @@ class Adversary(nn.Module):
             "adversarial": fooling_loss(fake_logits),
             "feature": feature_distance(real_features, fake_features, paired),
         }
-        some = {} if paired is None else dict.fromkeys(("mel", "waveform", "feature"), int(paired.sum()))
+        some = {} if paired is None else dict.fromkeys(OF_PAIRS, int(paired.sum()))
         followed = (made * self.balancer(losses, leaf, some)).sum()
-        metrics = {name: value.detach() for name, value in losses.items()}
+        metrics = told(losses, paired)
         telling = telling_loss(real_logits, fake_logits)
         metrics["discriminator"] = telling.detach()
         if learns:
@@ -104,7 +104,8 @@ class Objective(nn.Module):
         adversary = self.adversary if self.training else None
         if adversary is not None and step > adversary.heard_after:
             gradients, metrics = adversary(made, given, self.distance, step, paired)
-            return self.distance.total(metrics) + gradients, metrics
+            numbers = {name: value.nan_to_num() for name, value in metrics.items()}
+            return self.distance.total(numbers) + gradients, metrics
         distance, parts = self.distance(made, given, paired)
         if adversary is None or step <= adversary.start:
             return distance, parts

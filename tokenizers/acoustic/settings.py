@@ -86,8 +86,8 @@ class CodecFitConfig:
 
     init: str | None = None
     """a causal EnCodec (folder or hub id) to go on with, all of it: encoder, codebooks, decoder and post-filter, in the
-    shape that it has (sample_rate, ratios, levels and codebook_size say the same). Its codes change on the way, so what
-    is tokenized with the new one begins anew"""
+    shape that it has: sample_rate, ratios, levels and codebook_size say the same, and filters, hidden, lstm_layers,
+    padding and shortcut are not looked at. Its codes change on the way, so what is tokenized begins anew"""
     decoder_of: str | None = None
     """a codec (folder or hub id) whose decoder, post-filter or both are trained on: its codes, and all that was made of
     them, stay"""
@@ -125,8 +125,8 @@ class CodecFitConfig:
     """levels that half of the crops keep, where a cascade decodes fewer than all (its `levels=`); none: no number is"""
     guesses: str | None = None
     """codes of these recordings that a coarse stage guessed (a file of `triptych guess`), with decoder_of: the decoder
-    learns to make of them what was recorded, and so what that stage gets wrong; or, where they were said after its own
-    past (`own_past`), what a discriminator, and an ear, take for a recording: no distance is asked for there"""
+    learns to make of them what was recorded, and so what that stage gets wrong; or, where they were guessed after its
+    own past (`own_past`), what a discriminator, and an ear, take for a recording: no distance is asked for there"""
     guessed_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """share of the crops that are decoded from guesses, where their recording has some"""
     crop_seconds: float = 1.0

@@ -9,6 +9,7 @@
 Rows may lie on several ranks: all random numbers are drawn for all rows and each rank takes its own. Knows no clips.
 """
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,8 +45,8 @@ class Crops:
     """[B, N]"""
     codes: Tensor
     """int64 [B, levels, N // hop]; -1 throughout in the rows that have none"""
-    said: bool
-    """those codes were said after a stage's own past, and are not to become the waveform"""
+    own_past: bool
+    """those codes were guessed after a stage's own past, and are not to become the waveform"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ class CodecTrainee(nn.Module):
     def _begin(self, config: CodecFitConfig) -> None:
         from transformers import EncodecConfig, EncodecModel
 
-        bits = config.levels * math.log2(config.codebook_size)
         self.hf_config = EncodecConfig(
             sampling_rate=config.sample_rate,
             num_filters=config.filters,
@@ -101,7 +101,7 @@ class CodecTrainee(nn.Module):
             pad_mode=config.padding,
             use_conv_shortcut=config.shortcut,
             codebook_size=config.codebook_size,
-            target_bandwidths=[bits * config.sample_rate / config.hop / 1000],
+            target_bandwidths=[bandwidth(config)],
         )
         model = EncodecModel(self.hf_config)
         self.encoder, self.decoder = model.encoder, model.decoder
@@ -117,7 +117,8 @@ class CodecTrainee(nn.Module):
                 f"init={source} has {spec.levels} levels of {spec.size}, levels and codebook_size say {config.levels} "
                 f"and {config.codebook_size}: make them the same"
             )
-        self.hf_config, self.postfilter = codec.model.config, postfilter_of(codec, config)
+        self.hf_config, self.postfilter = copy.deepcopy(codec.model.config), postfilter_of(codec, config)
+        self.hf_config.target_bandwidths = [bandwidth(config)]  # of the levels that are kept: the others do not go on
         self.encoder, self.decoder = codec.model.encoder, codec.model.decoder
         entries = [layer.codebook.embed for layer in codec.model.quantizer.layers[: spec.levels]]
         self.quantizer = TrainableQuantizer(spec.levels, spec.size, entries[0].shape[1], config.decay)
@@ -233,7 +234,7 @@ class DecoderTrainee(nn.Module):
         is decoded from what was guessed for it."""
         waveforms, codes, paired = batch if isinstance(batch, Tensor) else batch.waveforms, None, None
         if isinstance(batch, Crops):
-            codes, paired = batch.codes, (batch.codes < 0).all(dim=2).all(dim=1) if batch.said else None
+            codes, paired = batch.codes, (batch.codes < 0).all(dim=2).all(dim=1) if batch.own_past else None
         step = 0
         if self.training and self.objective.adversary is not None:
             self.updates += 1
@@ -278,6 +279,11 @@ class DecoderTrainee(nn.Module):
                 weight.copy_(torch.lerp(began[name].to(weight), weight, self.config.decoder_share))
         self.model.decoder.half()
         return self.model
+
+
+def bandwidth(config: CodecFitConfig) -> float:
+    """kbit/s of all levels."""
+    return config.levels * math.log2(config.codebook_size) * config.sample_rate / config.hop / 1000
 
 
 def codec_to_go_on_with(config: CodecFitConfig, option: str, source: str) -> AcousticTokenizer:

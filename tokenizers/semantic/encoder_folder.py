@@ -19,6 +19,7 @@ from triptych.tokenizers.semantic.ctc import TextClasses
 from triptych.tokenizers.semantic.ctc_head import CtcHead
 from triptych.tokenizers.semantic.encoder import Encoder, quiet
 from triptych.tokenizers.semantic.families import save_front_end
+from triptych.tokenizers.semantic.inputs import FrontEnd
 from triptych.tokenizers.semantic.masked import MaskedPrediction
 
 
@@ -40,14 +41,17 @@ def write_encoder(
         CtcHead(head.weight, head.bias, layer, steps, tuple(classes.names)).save(folder)
 
 
-def start_from(model: MaskedPrediction, source: str, classes: TextClasses | None) -> None:
+def start_from(model: MaskedPrediction, front: FrontEnd, source: str, classes: TextClasses | None) -> None:
     """Puts the weights of a trained encoder into `model`, and what its CTC head knows of the same classes.
 
     Raises:
-        ValueError: no such encoder, or one of another architecture.
+        ValueError: no such encoder, one of another architecture, or one that has learned with another floor.
     """
-    config = model.encoder.config
-    trained = Encoder.load(source, config.num_hidden_layers).model.state_dict()
+    encoder = Encoder.load(source, model.encoder.config.num_hidden_layers)
+    if encoder.front.floor_db not in (0.0, front.floor_db):
+        floor = f"{encoder.front.floor_db:g}"
+        raise ValueError(f"init: {source} hears with a floor_db of {floor}: say architecture.floor_db={floor}")
+    trained = encoder.model.state_dict()
     own = model.encoder.state_dict()
     wrong = [name for name, value in own.items() if name not in trained or trained[name].shape != value.shape]
     if wrong:

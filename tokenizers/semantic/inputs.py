@@ -82,7 +82,7 @@ def with_floor(front: FrontEnd, floor_db: float) -> FrontEnd:
     if floor_db < 0:
         raise ValueError(f"floor_db = {floor_db}: dB under the clip, 0 or above")
     if floor_db and (front.wave or front.mels):
-        raise ValueError("floor_db is for encoders that hear filterbanks (w2v-BERT 2.0), and this one hears samples")
+        raise ValueError("floor_db is for encoders that hear filterbanks (w2v-BERT 2.0), and this one does not")
     return replace(front, floor_db=floor_db)
 
 
@@ -119,9 +119,12 @@ def whole_of(waveform: Waveform, front: FrontEnd) -> Whole | None:
         return Whole(moments)
     floor = None
     if front.floor_db:
-        mels = [filterbank.log_mels(part) for part in parts_of(waveform)]
-        power = sum(filterbank.loudness(part) * len(part) for part in mels if len(part)) / max(1, sum(map(len, mels)))
-        floor = filterbank.white_noise(power * 10 ** (-front.floor_db / 10))
+        power, frames = 0.0, 0
+        for part in parts_of(waveform):
+            mels = filterbank.log_mels(part)
+            if len(mels):
+                power, frames = power + filterbank.loudness(mels) * len(mels), frames + len(mels)
+        floor = filterbank.white_noise(power / max(1, frames) * 10 ** (-front.floor_db / 10))
     for part in parts_of(waveform):
         heard = filterbank.log_mels(part)
         moments.add(heard if floor is None else filterbank.floored(heard, floor))
@@ -134,7 +137,7 @@ def parts_of(waveform: Waveform) -> Iterator[Waveform]:
         yield waveform[begin : begin + PART_SAMPLES]
 
 
-def level(mels: filterbank.Frames, front: FrontEnd, whole: Whole | None = None) -> filterbank.Frames:
+def normalised(mels: filterbank.Frames, front: FrontEnd, whole: Whole | None = None) -> filterbank.Frames:
     """Log-mels [T, 80] with their floor, and normalised, as `front` says; `whole`: of what they are a window of."""
     if front.floor_db and len(mels):
         floor = whole.floor if whole else None
@@ -153,7 +156,7 @@ def encoder_input(waveform: Waveform, front: FrontEnd, whole: Whole | None = Non
     if front.mels:
         return whisper_mels(waveform, front)
     if not front.wave:
-        return filterbank.stack(level(filterbank.log_mels(waveform), front, whole), front.stride)
+        return filterbank.stack(normalised(filterbank.log_mels(waveform), front, whole), front.stride)
     if front.normalise:
         waveform = unit_variance(waveform, whole.moments if whole else None)
     return np.pad(waveform, front.padding).astype(np.float32)

@@ -136,7 +136,7 @@ def fit_encoder(
             weights = replace(weights, phonemes=phonemes_held(config, material.targets, names))
         model = MaskedPrediction(config.architecture, weights, material.clusters, len(names), centroids)
         if config.init and not resume:
-            start_from(model, config.init, classes)
+            start_from(model, front_end(config.architecture), config.init, classes)
         buckets = Buckets(material.shelf.frames, config.frames_per_batch, seed)
 
         def batches(step: int) -> list[Batch]:

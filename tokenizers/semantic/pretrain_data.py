@@ -34,7 +34,7 @@ from triptych.tokenizers.semantic.augment import (
     mix_waves,
 )
 from triptych.tokenizers.semantic.ctc import ctc_fits
-from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, level
+from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, normalised
 from triptych.tokenizers.waveform import Waveform, resample
 
 SHORTEST_FRAMES = 10
@@ -154,7 +154,7 @@ def row_input(
     if config is None:
         if front.wave:
             return RowInput(encoder_input(wave(shelf, row), front), np.arange(clean))
-        mels = level(shelf.mels[row].astype(np.float32), front)
+        mels = normalised(shelf.mels[row].astype(np.float32), front)
         return RowInput(filterbank.stack(mels, front.stride), np.arange(clean))
     other = int(others[generator.integers(len(others))]) if config.mix_share else row
     speed = draw_speed(config, generator) if clean > SHORTEST_FRAMES else 1.0
@@ -168,7 +168,7 @@ def row_input(
     if span := mix_span(len(mels), len(shelf.mels[other]), config, generator):
         mels = mix_mels(mels, shelf.mels[other].astype(np.float32), span)
     mels = augment(faster_mels(mels, speed), config, generator)
-    mels = erase_bands(level(mels, front), config, generator)
+    mels = erase_bands(normalised(mels, front), config, generator)
     stacked = filterbank.stack(mels, front.stride)
     return RowInput(stacked, clean_frames(len(stacked), clean, speed))
 

@@ -115,6 +115,19 @@ def test_it_pulls_what_was_made_towards_what_was_given(family: str, tmp_path: Pa
     assert not any(parameter.requires_grad for parameter in ear.encoder.model.parameters())
 
 
+def test_what_was_made_is_heard_with_the_floor_of_what_was_given(tmp_path: Path) -> None:
+    """So that a sound that is too faint is not taken for a good one."""
+    ear = Ear(tokenizer("wav2vec2-bert", tmp_path), 24_000)
+    ear.front = with_floor(ear.front, 20.0)
+    given = noise(0, 12_000)
+    _, known = ear._input(given)
+    heard, kept = ear._input(given * 0.1, known)
+    own, _ = ear._input(given * 0.1)
+    assert known.floor is not None and kept.floor is known.floor
+    assert float(ear.distance(given, given)) == 0.0 < float(ear.distance(given * 0.1, given))
+    assert not torch.allclose(heard, own, atol=0.1)
+
+
 def test_a_row_does_not_know_its_neighbours(tmp_path: Path) -> None:
     ear = Ear(tokenizer("wav2vec2-bert", tmp_path, phonemes=True), 24_000)
     given, made = noise(0, 12_000, 3) * torch.tensor([[1.0], [0.1], [3.0]]), noise(1, 12_000, 3)

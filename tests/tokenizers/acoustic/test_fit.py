@@ -185,6 +185,14 @@ def test_a_whole_codec_begins_as_it_is_and_all_of_it_learns(tmp_path):
     assert again.spec.fingerprint == fitted.spec.fingerprint
 
 
+def test_levels_that_a_codec_does_not_keep_do_not_go_on(tmp_path):
+    """As of a public codec, of which a user keeps a few: the codec that comes out has those."""
+    AcousticTokenizer(codec_of(tmp_path).model, 1).save(tmp_path / "one")
+    fitted = fit_acoustic(Noise(), Noise(), tmp_path / "on", replace(TINY, init=str(tmp_path / "one"), levels=1))
+    assert fitted.spec.levels == 1 and len(fitted.model.quantizer.layers) == 1
+    assert fitted.encode(Noise().waveform(0), 24_000).shape[0] == 1
+
+
 def test_a_codec_that_cannot_be_gone_on_with_is_told(tmp_path):
     with_post_filter(tmp_path)
     on = replace(TINY, init=str(tmp_path / "began"), postfilter=SMALL)

@@ -83,6 +83,14 @@ def test_the_share_and_the_clips_that_have_none(tmp_path: Path) -> None:
         assert (codes[~has] == -1).all()
         waveforms = torch.cat([batch.waveforms for batch in rows])[has]
         assert torch.equal(waveforms[:, ::HOP].long(), codes[has][:, 0])
+    for share, batch in ((0.2, 4), (0.5, 1), (0.3, 4)):  # over the steps, where a step has too few rows
+        config = replace(TINY, guessed_share=share, batch=batch)
+        guessed = [
+            crops.codes[:, 0, 0] >= 0
+            for step in range(1, 401)
+            for crops in crop_batches(Counting(40), config, guesses)(step)
+        ]
+        assert abs(float(torch.cat(guessed).float().mean()) - share / 2) < 0.05
     plain, again = (crop_batches(Counting(40), TINY, guesses)(7)[0] for _ in range(2))
     assert torch.equal(plain.waveforms, again.waveforms) and torch.equal(plain.codes, again.codes)
 
@@ -139,14 +147,14 @@ def test_what_a_stage_said_has_no_recording_to_become(codec: Path, tmp_path: Pat
     own, clips = AcousticTokenizer.load(codec), Counting(40, noise=True)
     file = tmp_path / "said.safetensors"
     named = [(clips.name(i), own.encode(clips.waveform(3 - i), 24_000)[:2]) for i in range(4)]
-    write_guesses(file, named, own.spec.fingerprint, said=True)
-    assert Guesses.load(file).said
+    write_guesses(file, named, own.spec.fingerprint, own_past=True)
+    assert Guesses.load(file).own_past
     config = replace(TINY, decoder_of=str(codec), guesses=str(file))
-    with pytest.raises(ValueError, match="a discriminator alone can judge"):
+    with pytest.raises(ValueError, match="only a discriminator can judge"):
         read_guesses(config, clips)
     adverse = replace(config, discriminator=DiscriminatorConfig(start=0, alone_steps=0, windows=(256,), filters=4))
     (batch,) = crop_batches(clips, adverse, read_guesses(adverse, clips))(1)
-    assert isinstance(batch, Crops) and batch.said
+    assert isinstance(batch, Crops) and batch.own_past
     model = DecoderTrainee(adverse, str(codec)).train()
     told: list[torch.Tensor | None] = []
     inner = model.objective.adversary
@@ -155,5 +163,8 @@ def test_what_a_stage_said_has_no_recording_to_become(codec: Path, tmp_path: Pat
     model.loss(batch)[0].backward()
     assert told[0] is not None and told[0].tolist() == [True, False]
     made = fit_acoustic(clips, clips, tmp_path / "one", adverse)
-    plain = fit_acoustic(clips, clips, tmp_path / "two", replace(adverse, guesses=None))
-    assert made.spec == own.spec and not np.allclose(made.decode(named[0][1]), plain.decode(named[0][1]))
+    write_guesses(tmp_path / "become.safetensors", named, own.spec.fingerprint)
+    become = fit_acoustic(
+        clips, clips, tmp_path / "two", replace(adverse, guesses=str(tmp_path / "become.safetensors"))
+    )
+    assert made.spec == own.spec and not np.allclose(made.decode(named[0][1]), become.decode(named[0][1]))

@@ -79,6 +79,9 @@ def test_an_encoder_keeps_the_floor_that_it_learned_with(clips: Callable, tmp_pa
         fits[floor_db] = SemanticTokenizer.load(tmp_path / f"tokens-{floor_db}")
     assert [fits[floor].encoder.front.floor_db for floor in (None, 20.0, 0.0)] == [20.0, 20.0, 0.0]
     assert fits[None].spec.fingerprint == fits[20.0].spec.fingerprint != fits[0.0].spec.fingerprint
+    with pytest.raises(ValueError, match=r"say architecture\.floor_db=20"):
+        fit_encoder(clips(4), tmp_path / "without", tiny(init=str(folder)), None)
+    assert fit_encoder(clips(4), tmp_path / "on", replace(config, init=str(folder)), None)
 
 
 def weights_after(folder: Path) -> dict[str, torch.Tensor]:
@@ -173,7 +176,7 @@ def test_an_encoder_starts_from_another(family: str, clips: Callable, letters: o
     named = TextClasses((0, 1, 2), ("c", "new", "a"))  # another order, and a class more
     model = MaskedPrediction(tiny(family).architecture, LossWeights(0.1, 1.0, None, 2), 6, 3)
     fresh = model.ctc_head.weight.clone().view(2, 4, -1)
-    start_from(model, str(tmp_path / "one"), named)
+    start_from(model, front_end(tiny(family).architecture), str(tmp_path / "one"), named)
     head, old = model.ctc_head.weight.view(2, 4, -1), load_file(tmp_path / "one" / "ctc.safetensors")["weight"]
     assert torch.equal(head[:, [0, 2, 3]], old.view(2, 4, -1)[:, [2, 0, 3]])
     assert torch.equal(head[:, 1], fresh[:, 1])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
-from triptych.tokenizers.semantic.inputs import level, whole_of, with_floor
+from triptych.tokenizers.semantic.inputs import normalised, whole_of, with_floor
 from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
 from triptych.tokenizers.semantic.windows import Windows, spans
@@ -91,8 +91,8 @@ def test_windows_have_the_floor_of_the_whole(checkpoints: dict[str, Path], sound
     every = filterbank.log_mels(waveform)
     wanted = filterbank.white_noise(filterbank.loudness(every) / 100)
     assert np.abs(parts.floor - wanted).max() < 0.01
-    assert np.abs(level(every[:500], front, parts) - level(every, front)[:500]).max() < 0.05
-    assert np.abs(level(every[:500], front) - level(every, front)[:500]).max() > 1.0
+    assert np.abs(normalised(every[:500], front, parts) - normalised(every, front)[:500]).max() < 0.05
+    assert np.abs(normalised(every[:500], front) - normalised(every, front)[:500]).max() > 1.0
     assert differing(checkpoints["wav2vec2-bert-"], sound, 20, Windows(8, 4), 20.0) < MOST_DIFFERENT
 
 
