@@ -34,14 +34,14 @@ class Balancer(nn.Module):
         that of one process with all rows.
         """
         rows = len(output)
-        of = torch.tensor([(some or {}).get(name, rows) for name in self.weights], device=output.device)
+        of = [(some or {}).get(name, rows) for name in self.weights]
         with torch.autocast(output.device.type, enabled=False):
             gradients = [
                 torch.autograd.grad(losses[name], output, retain_graph=True)[0].float() * count
                 for name, count in zip(self.weights, of, strict=True)
             ]
         sizes = torch.stack([gradient.flatten(1).norm(dim=1).sum() for gradient in gradients])
-        total, count = mean_over_ranks(torch.stack([sizes, of.float()]))
+        total, count = mean_over_ranks(torch.stack([sizes, sizes.new_tensor(of)]))
         newest, seen = total / count.clamp(min=1e-6), self.seen * self.decay + (1 - self.decay)
         moved = torch.where(self.norms > 0, torch.lerp(newest, self.norms, self.decay), newest * seen)
         stayed = self.norms / self.seen.clamp(min=1e-6) * seen

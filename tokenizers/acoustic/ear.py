@@ -90,7 +90,7 @@ class Ear:
         logits = (states[-1] @ weight.T + bias).unflatten(-1, (self.head.steps, self.head.blank + 1))
         return states, (logits.log_softmax(dim=-1) / 2).exp()
 
-    def _input(self, waveform: Tensor, known: "Known | None" = None) -> tuple[Tensor, "Known"]:
+    def _input(self, waveform: Tensor, known: Known | None = None) -> tuple[Tensor, Known]:
         """[B, N] -> input of the encoder, and what it was normalised with; its own by default."""
         with torch.autocast(waveform.device.type, enabled=False):
             heard, floor = resample(waveform.float(), self.sample_rate), None

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.acoustic.decoder_trainee import Crops, DecoderTrainee
 from triptych.tokenizers.acoustic.guesses import Codes, Guesses
 from triptych.tokenizers.acoustic.mel import side_by_side
 from triptych.tokenizers.acoustic.settings import CodecFitConfig
-from triptych.tokenizers.acoustic.trainee import CodecTrainee, Crops, DecoderTrainee
+from triptych.tokenizers.acoustic.trainee import CodecTrainee
 from triptych.tokenizers.acoustic.usage import CollapseWatch, usage_metrics
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.waveform import Waveform

@@ -29,24 +29,12 @@ from triptych.training.config import TrainingConfig
 from triptych.training.distributed import rank, rows_of_ranks, world
 from triptych.training.optimiser import Learner
 
-__all__ = ["CodecFitConfig", "CodecTrainee", "DecoderTrainee", "keep_variance", "perplexity"]
+__all__ = ["CodecFitConfig", "CodecTrainee", "keep_variance", "perplexity"]
 
 ELU_GAIN = 1.2
 """of a convolution after an ELU, which lets a little less than all variance through"""
 NEW_WITH_OLD_WEIGHTS = ("objective.adversary.",)
 """may be missing in a checkpoint: a discriminator can join a run that began without one"""
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Waveforms of which some come with codes that were guessed for them."""
-
-    waveforms: Tensor
-    """[B, N]"""
-    codes: Tensor
-    """int64 [B, levels, N // hop]; -1 throughout in the rows that have none"""
-    own_past: bool
-    """those codes were guessed after a stage's own past, and are not to become the waveform"""
 
 
 @dataclass(frozen=True)
@@ -195,90 +183,6 @@ class CodecTrainee(nn.Module):
             layer.codebook.embed_avg.copy_(level.embed[0])
             layer.codebook.inited.fill_(True)
         return model.half()
-
-
-class DecoderTrainee(nn.Module):
-    """The decoder of a codec that exists, a post-filter for it, or both; encoder and quantizer are frozen, so the
-    fingerprint stays.
-
-    Raises:
-        ValueError: no such codec, no causal EnCodec, one of another rate or hop than the config's, or one with another
-            post-filter.
-    """
-
-    may_be_new = (*NEW_WITH_OLD_WEIGHTS, "updates")
-
-    def __init__(self, config: CodecFitConfig, source: str) -> None:
-        super().__init__()
-        self.source, codec = source, codec_to_go_on_with(config, "decoder_of", source)
-        self.model, self.levels, self.size, self.config = codec.model, codec.spec.levels, codec.spec.size, config
-        self.model.requires_grad_(False)
-        self.dtype = codec.dtype
-        self.postfilter = postfilter_of(codec, config)
-        self.learning: list[nn.Module] = [self.postfilter] if self.postfilter else []
-        if config.decoder_too or not config.postfilter.layers:
-            self.learning.append(self.model.decoder.requires_grad_(True))
-        self.objective = Objective(config)
-        if self.objective.adversary is not None:
-            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-            self.updates: Tensor
-        self.encode, self.decode = runner(self.model.encoder), runner(self.model.decoder, config.compile)
-
-    def learners(self) -> list[Learner]:
-        """What learns, and the discriminator if there is one."""
-        parameters = [weight for part in self.learning for weight in part.parameters()]
-        return learners(parameters, self.objective, self.config)
-
-    def loss(self, batch: Tensor | Crops) -> tuple[Tensor, dict[str, Tensor]]:
-        """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them, or
-        is decoded from what was guessed for it."""
-        waveforms, codes, paired = batch if isinstance(batch, Tensor) else batch.waveforms, None, None
-        if isinstance(batch, Crops):
-            codes, paired = batch.codes, (batch.codes < 0).all(dim=2).all(dim=1) if batch.own_past else None
-        step = 0
-        if self.training and self.objective.adversary is not None:
-            self.updates += 1
-            step = 1 + (int(self.updates) - 1) // self.config.training.accumulation
-        kept = None
-        if self.training:
-            kept = random_levels(len(waveforms), self.levels, self.config.favoured_levels).to(waveforms.device)
-        made, _ = self._sound(waveforms, kept, codes)
-        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : waveforms.shape[1]], waveforms, step, paired)
-        return loss
-
-    def listen(self, waveform: Tensor) -> Heard:
-        """A waveform [N] through the codec."""
-        sound, ids = self._sound(waveform[None])
-        return heard(sound, waveform, ids, self.objective)
-
-    def _sound(self, batch: Tensor, kept: Tensor | None = None, guessed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total: Any = 0.0
-        every = []
-        with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
-            residual = (self.encode if self.training else self.model.encoder)(batch[:, None])
-            for q, layer in enumerate(self.model.quantizer.layers[: self.levels]):
-                every.append(layer.encode(residual))
-                entry = layer.decode(every[-1])
-                residual = residual - entry
-                total = total + (entry if kept is None else entry * (kept > q)[:, None, None])
-            if guessed is not None:
-                layers = self.model.quantizer.layers[: guessed.shape[1]]
-                other: Any = sum(layer.decode(guessed[:, q].clamp(min=0)) for q, layer in enumerate(layers))
-                total = torch.where((guessed[:, :1, :1] >= 0), other, total)
-        sound: Tensor = (self.decode if self.training else self.model.decoder)(total)[:, 0].float()
-        return self.postfilter(sound) if self.postfilter else sound, torch.stack(every)
-
-    @torch.no_grad()
-    def export(self) -> Any:
-        """The EncodecModel; a decoder that was trained went `decoder_share` of its way, and is rounded to float16."""
-        if self.model.decoder not in self.learning:
-            return self.model
-        if self.config.decoder_share < 1:
-            began = AcousticTokenizer.load(self.source).model.decoder.state_dict()
-            for name, weight in self.model.decoder.state_dict().items():
-                weight.copy_(torch.lerp(began[name].to(weight), weight, self.config.decoder_share))
-        self.model.decoder.half()
-        return self.model
 
 
 def bandwidth(config: CodecFitConfig) -> float:

@@ -20,11 +20,11 @@ from transformers import (
     WhisperModel,
 )
 
+from triptych.tokenizers.acoustic.decoder_trainee import DecoderTrainee
 from triptych.tokenizers.acoustic.ear import Ear, log_mels, resample
 from triptych.tokenizers.acoustic.fit import fit_acoustic
 from triptych.tokenizers.acoustic.mel import SoundDistance
 from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
-from triptych.tokenizers.acoustic.trainee import DecoderTrainee
 from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.ctc_head import CtcHead

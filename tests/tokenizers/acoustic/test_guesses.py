@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.acoustic.decoder_trainee import Crops, DecoderTrainee
 from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic, guessed_crop, read_guesses
 from triptych.tokenizers.acoustic.guesses import Guesses, write_guesses
 from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
-from triptych.tokenizers.acoustic.trainee import Crops, DecoderTrainee
 from triptych.tokenizers.waveform import Waveform
 from triptych.training.config import TrainingConfig
 
