@@ -11,7 +11,9 @@
     OUT/continue.json     10 prompts of 3 s continued by 7 s: length, silence, share copied, similarity
 
 MANIFEST is one of the corpus that the bundle was trained on; only its split `test` is used, and its speakers are the
-bundle's named voices. Knows no judge but the speaker encoder, for what is continued.
+bundle's named voices. Knows no judge but the speaker encoder, for what is continued. Prints the
+processor's name: rounding differs between processors, and so do some words of what is sampled, so bundles are compared
+on one.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import processor
 
 from triptych.corpus.manifest import Recording, read_manifest
 from triptych.evaluation.speaker import load_speaker, similarity
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--bundle")
     said = parser.parse_args()
+    print(f"on {processor()}")
     cascade = Cascade.load(said.bundle)
     by_speaker = defaultdict(list)
     for recording in read_manifest(said.manifest):

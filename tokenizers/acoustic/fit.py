@@ -184,7 +184,7 @@ def fit_acoustic(
     if config.favoured_levels and config.favoured_levels > config.levels:
         raise ValueError(f"favoured_levels = {config.favoured_levels}: choose 1 to {config.levels}, the codec's levels")
     guesses = read_guesses(config, clips)
-    with ranks(config.training.device):
+    with ranks(config.training.device, config.training.timeout):
         torch.manual_seed(config.training.seed)
         model = DecoderTrainee(config, config.decoder_of) if config.decoder_of else CodecTrainee(config)
         record = {"stage": "codec", "config": asdict(config), "format": 1}

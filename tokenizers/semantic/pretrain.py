@@ -35,7 +35,7 @@ from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, p
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, held_out, summary
 from triptych.tokenizers.semantic.targets import Recipe, Targets, has_targets, keep_targets, kept_targets, make_targets
 from triptych.training.config import STRICT, TrainingConfig
-from triptych.training.distributed import rank, ranks, wait_for_all, world
+from triptych.training.distributed import of_all_ranks, rank, ranks, wait_for_all, world
 from triptych.training.loop import train
 from triptych.training.run import RunFolder
 
@@ -125,7 +125,7 @@ def fit_encoder(
     classes = TextClasses.of(text, config.ctc_skip, config.ctc_stress) if text else None
     seed, accumulation = config.training.seed, config.training.accumulation
     said = json.loads(json.dumps(asdict(config)))
-    with ranks(config.training.device), RunFolder(folder / "run", said) as run:
+    with ranks(config.training.device, config.training.timeout), RunFolder(folder / "run", said) as run:
         material = gather(clips, validation, config, text, classes, folder / "run", resume)
         run.log(0, "data", summary(material.shelf, config.ctc_steps))
         torch.manual_seed(seed)
@@ -261,8 +261,10 @@ def gather(
         raise ValueError("no clip has a text that CTC could learn: give texts, or ctc_weight=0")
     names = [[clips.name(i) for i in learned], [others.name(i) for i in heard]]
     recipe = recipe_of(config)
-    if rank() == 0 and not (resume and has_targets(run)):  # a run folder from before they were kept has none
-        keep_targets(run, make_targets((shelf, dev), ((clips, learned), (others, heard)), recipe=recipe), recipe, names)
+    if not of_all_ranks(resume and has_targets(run))[0]:  # a run folder from before they were kept has none
+        made = make_targets((shelf, dev), ((clips, learned), (others, heard)), recipe=recipe)
+        if rank() == 0:
+            keep_targets(run, made, recipe, names)
     wait_for_all()
     return Material(shelf, dev, kept_targets(run, recipe, names, (shelf, dev)))
 

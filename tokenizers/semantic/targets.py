@@ -7,12 +7,13 @@
 
     run/targets.safetensors    ids of every clip, the centroids (and the matrix), and what they were made of
 
-Invariant: a run that goes on learns from the ids that it began with, read from that file. Knows neither the model that
+Invariant: a run that goes on learns from the ids that it began with, read from that file; they are the same however
+many ranks make them. Knows neither the model that
 learns them nor how batches are made.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from triptych.tokenizers.semantic.compared import standardised
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.pretrain_data import Shelf
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, to_rate
+from triptych.training.distributed import dealt_out, of_all_ranks, rank, world
 from triptych.training.files import atomic_file, fingerprint_of
 
 FILE = "targets.safetensors"
@@ -71,37 +73,57 @@ class Targets:
 
 
 def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence[int]]], *, recipe: Recipe) -> Targets:
-    """The ids of all shelves; what is fitted is fitted on the first. `heard`: where their clips came from.
+    """The ids of all shelves; what is fitted is fitted on the first. `heard`: where their clips came from. Every rank
+    hears its share of the clips, and gets the ids of all.
 
     Raises:
         ValueError: no such encoder, layer or tokenizer, or one of another rate.
     """
+    rows = [Row(place, row) for place, shelf in enumerate(shelves) for row in range(len(shelf))]
+
+    def of_all(ids_of: Callable[[int], NDArray[np.int64]]) -> list[Ids]:
+        """`ids_of` each row, by its number in `rows`, of each shelf."""
+        every = iter(dealt_out(len(rows), ids_of))
+        return [[next(every) for _ in range(len(shelf))] for shelf in shelves]
+
     if recipe.kind == "tokens":
         tokenizer = SemanticTokenizer.load(Path(recipe.source or ""))
         _refuse_other_rate(recipe.source, tokenizer.encoder.hop, shelves[0].front.hop)
-        said = [
-            [own_tokens(tokenizer, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
-            for shelf, (clips, indices) in zip(shelves, heard, strict=True)
-        ]
+        said = of_all(lambda i: own_tokens(tokenizer, *rows[i].clip(heard), rows[i].frames(shelves)))
         compared = tokenizer.compared
         names = compared.head.classes if compared.head and compared.phonemes else ()
         return Targets(said, tokenizer.centroids.numpy(), compared.phonemes, names)
     if recipe.kind == "best-rq":
-        found = [[stacked_mels(shelf, row) for row in range(len(shelf))] for shelf in shelves]
-        projection, codebook = random_quantizer(found[0][0].shape[1], recipe)
-        ids = [[project(x, projection, codebook) for x in shelf] for shelf in found]
+        shelf = shelves[0]
+        projection, codebook = random_quantizer(filterbank.MELS * shelf.front.stride, recipe)
+        ids = of_all(lambda i: project(stacked_mels(shelves[rows[i].shelf], rows[i].row), projection, codebook))
         return Targets(ids, codebook, projection=projection)
+    mine = range(rank(), len(rows), world())
     if recipe.source is None:
-        found = [[mfcc_features(shelf, row) for row in range(len(shelf))] for shelf in shelves]
+        found = {i: mfcc_features(shelves[rows[i].shelf], rows[i].row) for i in mine}
     else:
         encoder = Encoder.load(recipe.source, recipe.layer)
         _refuse_other_rate(recipe.source, encoder.hop, shelves[0].front.hop)
-        found = [
-            [own_features(encoder, clips, i, int(count)) for i, count in zip(indices, shelf.frames, strict=True)]
-            for shelf, (clips, indices) in zip(shelves, heard, strict=True)
-        ]
-    centroids = fit_clusters(found[0], recipe.clusters, recipe.seed)
-    return Targets([[nearest(features, centroids) for features in shelf] for shelf in found], centroids)
+        found = {i: own_features(encoder, *rows[i].clip(heard), rows[i].frames(shelves)) for i in mine}
+    lengths = dealt_out(len(rows), lambda i: len(found[i]))[: len(shelves[0])]
+    frames = drawn_frames(found, lengths, recipe.seed)
+    centroids = of_all_ranks(fit_clusters(frames, recipe.clusters, recipe.seed) if rank() == 0 else None)[0]
+    return Targets(of_all(lambda i: nearest(found[i], centroids)), centroids)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of one of the shelves."""
+
+    shelf: int
+    row: int
+
+    def clip(self, heard: Sequence[tuple[Clips, Sequence[int]]]) -> tuple[Clips, int]:
+        clips, indices = heard[self.shelf]
+        return clips, indices[self.row]
+
+    def frames(self, shelves: Sequence[Shelf]) -> int:
+        return int(shelves[self.shelf].frames[self.row])
 
 
 def _refuse_other_rate(source: str | None, hop: int, own: int) -> None:
@@ -149,13 +171,29 @@ def project(frames: Matrix, projection: Matrix, codebook: Matrix) -> NDArray[np.
     return nearest(seen / (np.linalg.norm(seen, axis=1, keepdims=True) + np.float32(1e-9)), codebook)
 
 
-def fit_clusters(features: Sequence[Matrix], clusters: int, seed: int) -> Matrix:
-    """[clusters, D] k-means of at most MOST_FRAMES frames, drawn at random."""
+def drawn(frames: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of at most MOST_FRAMES of so many frames, in order."""
+    if frames <= MOST_FRAMES:
+        return np.arange(frames)
+    return np.sort(np.random.default_rng((seed, 3)).choice(frames, MOST_FRAMES, replace=False))
+
+
+def drawn_frames(found: Mapping[int, Matrix], lengths: Sequence[int], seed: int) -> Matrix:
+    """[N, D] of those that are `drawn`. `found`: frames of this rank's clips; `lengths`: of the clips of all."""
+    ends = np.cumsum(lengths)
+    chosen, own = drawn(int(ends[-1]), seed), {}
+    for i, frames in found.items():
+        if i < len(lengths):
+            begin = int(ends[i]) - lengths[i]
+            own[i] = frames[chosen[np.searchsorted(chosen, begin) : np.searchsorted(chosen, ends[i])] - begin]
+    every = {i: frames for theirs in of_all_ranks(own) for i, frames in theirs.items()}
+    return np.concatenate([every[i] for i in range(len(lengths))])
+
+
+def fit_clusters(frames: Matrix, clusters: int, seed: int) -> Matrix:
+    """[clusters, D] k-means of frames [N, D]."""
     from sklearn.cluster import MiniBatchKMeans
 
-    frames = np.concatenate(features)
-    if len(frames) > MOST_FRAMES:
-        frames = frames[np.sort(np.random.default_rng((seed, 3)).choice(len(frames), MOST_FRAMES, replace=False))]
     means = MiniBatchKMeans(min(clusters, len(frames)), batch_size=4096, n_init=1, max_iter=20, random_state=seed)
     return np.asarray(means.fit(frames).cluster_centers_, dtype=np.float32)
 

@@ -70,14 +70,15 @@ def questions(stage: str | None, config: Any, start: "Beginning | None") -> dict
     from dataclasses import asdict
 
     from triptych.training import preflight
+    from triptych.training.distributed import of_all_ranks
     from triptych.training.loop import pick_device
 
     preflight.ask("versions")
-    versions = preflight.of_all_ranks(preflight.versions())
+    versions = of_all_ranks(preflight.versions())
     problems = preflight.differing(versions)
     preflight.ask("devices")
     device = pick_device(config.training.device if config is not None else "auto")
-    table = preflight.of_all_ranks(preflight.device_row(device))
+    table = of_all_ranks(preflight.device_row(device))
     places = [(row["host"], row["device"]) for row in table]
     if device.type == "cuda" and len(set(places)) < len(places):
         problems.append("two ranks have one GPU: start as many processes a node as it has GPUs")

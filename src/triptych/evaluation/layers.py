@@ -24,7 +24,7 @@ from triptych.evaluation.tokens import Purity, Use, purity, use
 from triptych.tokenizers.semantic.compared import standardised
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
-from triptych.tokenizers.semantic.targets import fit_clusters, nearest
+from triptych.tokenizers.semantic.targets import drawn, fit_clusters, nearest
 from triptych.tokenizers.spec import WaveformSpec
 from triptych.training.config import STRICT
 
@@ -169,10 +169,10 @@ def measure(
     abx_features: float | None,
 ) -> LayerRow:
     """One alphabet, fitted on the first `learned` clips and counted on all."""
-    frames = sum(len(clip) for clip in features[:learned])
-    if frames < size:
-        raise ValueError(f"clusters = {size}: {frames} frames are too few; give more clips, or fewer clusters")
-    centroids = fit_clusters(features[:learned], size, config.seed)
+    frames = np.concatenate(features[:learned])
+    if len(frames) < size:
+        raise ValueError(f"clusters = {size}: {len(frames)} frames are too few; give more clips, or fewer clusters")
+    centroids = fit_clusters(frames[drawn(len(frames), config.seed)], size, config.seed)
     told = [replace(clip, ids=nearest(found, centroids)) for clip, found in zip(heard, features, strict=True)]
     ids = [clip.ids for clip in told]
     pure = purity(

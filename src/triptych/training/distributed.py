@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,6 +141,21 @@ def names_over_ranks(names: list[str]) -> list[str]:
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of `values` over ranks, in place."""
     return sum_over_ranks(values).div_(world()) if world() > 1 else values
+
+
+def of_all_ranks(record: Any) -> list[Any]:
+    """Each rank's record, in the order of ranks."""
+    if world() == 1:
+        return [record]
+    every: list[Any] = [None] * world()
+    torch_distributed.all_gather_object(every, record)
+    return every
+
+
+def dealt_out(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """`work(i)` of all i below `count`, on all ranks; each does every `world()`-th of them."""
+    every = of_all_ranks([work(i) for i in range(rank(), count, world())])
+    return [every[i % world()][i // world()] for i in range(count)]
 
 
 def rows_of_ranks(rows: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 import triptych
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
-from triptych.training.distributed import collective_device, rank, reached, wait_for_all, world
+from triptych.training.distributed import collective_device, of_all_ranks, rank, reached, wait_for_all, world
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "deepspeed")
 
@@ -53,15 +53,6 @@ class Memory:
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimiser + self.activations
-
-
-def of_all_ranks(record: Any) -> list[Any]:
-    """Each rank's record, in the order of ranks."""
-    if world() == 1:
-        return [record]
-    every: list[Any] = [None] * world()
-    torch_distributed.all_gather_object(every, record)
-    return every
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -82,17 +84,24 @@ def learn_until_one_is_stopped(folder: Path) -> None:
         learn(folder, stopping)
 
 
-def learn_codec(folder: Path, batch: int = 2) -> None:
+def fit_tests() -> ModuleType:
+    """test_fit.py, which lies beside: its clips and its small codecs."""
     spec = importlib.util.spec_from_file_location("fit_tests", Path(__file__).with_name("test_fit.py"))
     assert spec is not None and spec.loader is not None
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
-    tests.fit_acoustic(
-        tests.Noise(),
-        tests.Noise(),
-        folder,
-        replace(tests.ADVERSE, batch=batch, discriminator=replace(tests.ADVERSE.discriminator, windows_a_step=1)),
-    )
+    return tests
+
+
+def learn_codec(folder: Path, batch: int = 2, **options: Any) -> None:
+    tests = fit_tests()
+    one_window = replace(tests.ADVERSE.discriminator, windows_a_step=1)
+    config = replace(tests.ADVERSE, batch=batch, discriminator=one_window, **options)
+    tests.fit_acoustic(tests.Noise(), tests.Noise(), folder, config)
+
+
+def go_on_with_codec(folder: Path, batch: int = 2) -> None:
+    learn_codec(folder, batch, init=str(folder.with_name("began")), postfilter=fit_tests().SMALL)
 
 
 def two_processes(work: str, folder: Path) -> None:
@@ -159,3 +168,12 @@ def test_a_whole_codec_agrees(tmp_path):
     learn_codec(tmp_path / "one", batch=4)
     compare(tmp_path / "one.run", tmp_path / "two.run", 2e-3)
     assert (tmp_path / "two" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_codec_that_goes_on_agrees(tmp_path):
+    """Its codebooks are said to have an even use, which is one of all ranks' rows."""
+    fit_tests().with_post_filter(tmp_path)
+    two_processes("go_on_with_codec", tmp_path / "two")
+    go_on_with_codec(tmp_path / "one", batch=4)
+    compare(tmp_path / "one.run", tmp_path / "two.run", 2e-3)

@@ -1,15 +1,22 @@
 """Targets of a random projection are fitted to nothing; those that were kept are those that were made."""
 
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.tokenizers.semantic.architecture import Architecture, front_end
+from triptych.tokenizers.clips import Clips
+from triptych.tokenizers.semantic import targets
+from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, front_end
+from triptych.tokenizers.semantic.compared import Compared
+from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.pretrain_data import Shelf, fill_shelf
 from triptych.tokenizers.semantic.targets import (
     Recipe,
@@ -19,6 +26,8 @@ from triptych.tokenizers.semantic.targets import (
     project,
     random_quantizer,
 )
+from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+from triptych.training.distributed import ranks
 
 MFCC = Recipe(kind="kmeans", clusters=6, seed=0, source=None, layer=1, projection_dim=16)
 RANDOM = replace(MFCC, kind="best-rq", clusters=40)
@@ -67,3 +76,47 @@ def test_random_projection_uses_many_ids(shelf: Shelf) -> None:
     assert len(np.unique(ids)) > 10
     other = np.concatenate(make_targets([shelf], [], recipe=replace(RANDOM, seed=1)).ids[0])
     assert not np.array_equal(ids, other)
+
+
+def targets_in_rank(me: int, port: int, clips: Clips, recipe: Recipe, folder: Path) -> None:
+    os.environ |= {"RANK": str(me), "LOCAL_RANK": str(me), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with ranks("cpu"):
+        found = two_shelves(clips)
+        keep_targets(folder / str(me), make_targets(*found, recipe=recipe), recipe, NAMES)
+
+
+def two_shelves(clips: Clips) -> tuple[list[Shelf], list[tuple[Clips, list[int]]]]:
+    heard = [(clips, [0, 1, 2]), (clips, [3, 4])]
+    return [fill_shelf(of, front_end(Architecture()), None, indices, 20.0) for of, indices in heard], heard
+
+
+@pytest.mark.parametrize("source", ["MFCCs", "features", "tokens"])
+def test_two_ranks_share_the_work(
+    source: str, clips: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hears some of the clips; both have what one alone would have, of fewer frames than there are."""
+    recipe = MFCC
+    if source != "MFCCs":
+        encoder = Encoder(build_encoder(Architecture(dim=16, layers=1, heads=2, ffn=32)), front_end(Architecture()), 1)
+        encoder.save(tmp_path / "encoder")
+        recipe = replace(MFCC, source=str(tmp_path / "encoder"))
+    if source == "tokens":
+        centroids = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+        SemanticTokenizer(encoder, centroids, Compared(True)).save(tmp_path / "tokens")
+        recipe = replace(MFCC, kind="tokens", source=str(tmp_path / "tokens"))
+    monkeypatch.setattr(targets, "MOST_FRAMES", 50)
+    alone = make_targets(*two_shelves(clips(5)), recipe=recipe)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for me in "01":
+        (tmp_path / me).mkdir()
+    torch.multiprocessing.start_processes(
+        targets_in_rank, (port, clips(5), recipe, tmp_path), nprocs=2, start_method="fork"
+    )
+    for me in "01":
+        kept = kept_targets(tmp_path / me, recipe, NAMES, two_shelves(clips(5))[0])
+        np.testing.assert_allclose(kept.centroids, alone.centroids, atol=1e-6)
+        assert [list(map(list, ids)) for ids in kept.ids] == [list(map(list, ids)) for ids in alone.ids]
