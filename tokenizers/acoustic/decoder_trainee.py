@@ -46,7 +46,7 @@ class DecoderTrainee(nn.Module):
 
     Raises:
         ValueError: no such codec, no causal EnCodec, one of another rate or hop than the config's, or one with another
-            post-filter.
+            post-filter; a share of a post-filter that is new.
     """
 
     may_be_new = (*NEW_WITH_OLD_WEIGHTS, "updates")
@@ -58,6 +58,8 @@ class DecoderTrainee(nn.Module):
         self.model.requires_grad_(False)
         self.dtype = codec.dtype
         self.postfilter = postfilter_of(codec, config)
+        if config.decoder_share < 1 and self.postfilter and codec.postfilter is None:
+            raise ValueError("decoder_share: the post-filter is new, and began with nothing that could be kept")
         self.learning: list[nn.Module] = [self.postfilter] if self.postfilter else []
         if config.decoder_too or not config.postfilter.layers:
             self.learning.append(self.model.decoder.requires_grad_(True))
@@ -113,12 +115,18 @@ class DecoderTrainee(nn.Module):
 
     @torch.no_grad()
     def export(self) -> Any:
-        """The EncodecModel; a decoder that was trained went `decoder_share` of its way, and is rounded to float16."""
-        if self.model.decoder not in self.learning:
-            return self.model
+        """The EncodecModel; what was trained went `decoder_share` of its way, and a decoder is rounded to float16."""
         if self.config.decoder_share < 1:
-            began = AcousticTokenizer.load(self.source).model.decoder.state_dict()
-            for name, weight in self.model.decoder.state_dict().items():
-                weight.copy_(torch.lerp(began[name].to(weight), weight, self.config.decoder_share))
-        self.model.decoder.half()
+            self._go_back()
+        if self.model.decoder in self.learning:
+            self.model.decoder.half()
         return self.model
+
+    def _go_back(self) -> None:
+        """All that learned goes `decoder_share` of its way from where it began."""
+        codec = AcousticTokenizer.load(self.source)
+        for part, began in ((self.model.decoder, codec.model.decoder), (self.postfilter, codec.postfilter)):
+            if part in self.learning and part is not None and began is not None:
+                before = began.state_dict()
+                for name, weight in part.state_dict().items():
+                    weight.copy_(torch.lerp(before[name].to(weight), weight, self.config.decoder_share))

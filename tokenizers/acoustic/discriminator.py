@@ -1,13 +1,16 @@
-"""A multi-scale STFT discriminator and its losses: EnCodec (Défossez et al. 2022), section 3.4, figure 2.
+"""A discriminator and its losses: EnCodec's of spectrograms (Défossez et al. 2022, section 3.4, figure 2) and of
+periods (HiFi-GAN, Kong et al. 2020, section 2.3).
 
     waveform [B, N] ─STFT, several windows─▶ real and imaginary part [B, 2, M, F] ─convolutions─▶ logits [B, 1, M, F/8]
+                    ─every p-th sample, several p─▶ rows [B, p, N/p] ─convolutions along each─▶ logits [B, p, 1, N/81p]
 
-Each sub-network sees one window. It knows the phase, which log-mel distances do not, and it is never finished: what
-they leave blurred, it goes on to tell from speech. Knows no codec.
+Each sub-network sees one window or period. It knows the phase, which log-mel distances do not, and it is never
+finished: what they leave blurred, it goes on to tell from speech. Knows no codec.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +65,35 @@ class SpectrogramDiscriminator(nn.Module):
         return self.last(seen), features
 
 
+class PeriodDiscriminator(nn.Module):
+    """One sub-network: convolutions along every `period`-th sample, which see the shape of each pulse of the voice.
+
+    The paper's convolutions have a kernel of 5 by 1; a row of samples of its own is the same, and on a CPU faster.
+    """
+
+    def __init__(self, period: int, level: float, filters: int) -> None:
+        """`level`: as of `SpectrogramDiscriminator`."""
+        super().__init__()
+        self.period, self.level = period, level
+        widths = [1, *(filters * 2 ** min(layer, 3) for layer in range(4))]
+        convolutions = [nn.Conv1d(a, b, 5, stride=3, padding=2) for a, b in pairwise(widths)]
+        convolutions.append(nn.Conv1d(widths[-1], widths[-1], 5, padding=2))
+        self.convolutions = nn.ModuleList(_unit_gain(convolution, SLOPE) for convolution in convolutions)
+        self.last = _unit_gain(nn.Conv1d(widths[-1], 1, 3, padding=1), 1.0)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits [B, p, 1, M] and the features of each layer [B, p, C, M'] of waveforms [B, N]."""
+        rows, period = len(waveform), self.period
+        whole = functional.pad(waveform.float() / self.level, (0, -waveform.shape[1] % period))
+        seen = whole.unflatten(1, (-1, period)).transpose(1, 2).flatten(0, 1)[:, None]
+        features = []
+        for convolution in self.convolutions:
+            seen = functional.leaky_relu(convolution(seen), SLOPE)
+            features.append(seen.unflatten(0, (rows, period)))
+        logits: Tensor = self.last(seen)
+        return logits.unflatten(0, (rows, period)), features
+
+
 def convolved(seen: Tensor, convolution: nn.Module) -> Tensor:
     """[B, C, M, F] through a convolution that may be dilated in time.
 
@@ -83,7 +115,7 @@ def convolved(seen: Tensor, convolution: nn.Module) -> Tensor:
     return unfolded
 
 
-def _unit_gain(convolution: nn.Conv2d, slope: float) -> nn.Module:
+def _unit_gain(convolution: nn.Conv1d | nn.Conv2d, slope: float) -> nn.Module:
     """Weight norm (Salimans and Kingma 2016) over weights under which a signal keeps its size through the layers (He et
     al. 2015). With torch's own it fades: logits near 0 whatever is heard, and nothing learned for hundreds of steps.
     """
@@ -104,11 +136,12 @@ class Discriminator(nn.Module):
 
     def __init__(self, said: DiscriminatorConfig, level: float, crop: int) -> None:
         super().__init__()
-        if max(said.windows) > crop:
+        if said.windows and max(said.windows) > crop:
             raise ValueError(
                 f"discriminator.windows: {max(said.windows)} samples do not fit in a crop of {crop}: raise crop_seconds"
             )
         self.scales = nn.ModuleList(SpectrogramDiscriminator(window, level, said) for window in said.windows)
+        self.scales.extend(PeriodDiscriminator(period, level, said.period_filters) for period in said.periods)
 
     def forward(self, waveform: Tensor, scales: Sequence[int] | None = None) -> Seen:
         """Waveforms [B, N] as each sub-network sees them, or those that `scales` names."""

@@ -169,10 +169,6 @@ def fit_acoustic(
         raise ValueError(f"clips of {clips.sample_rate} Hz for a codec of {config.sample_rate} Hz: set sample_rate")
     if config.decoder_share < 1 and not config.decoder_of:
         raise ValueError("decoder_share is for decoder_of: it keeps a part of the decoder that the codes were made for")
-    if config.postfilter.layers and config.decoder_share < 1:
-        raise ValueError(
-            "decoder_share is for a decoder alone: leave it out where a post-filter learns from what it makes"
-        )
     if config.init and config.decoder_of:
         raise ValueError("init trains a whole codec on, decoder_of its decoder under the same codes: leave one out")
     if config.decoder_too and not (config.decoder_of and config.postfilter.layers):

@@ -20,6 +20,9 @@ class DiscriminatorConfig:
     """steps in which it learns and the codec does not listen to it yet: what it says at first is noise"""
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     """samples, of the spectrogram that each sub-network sees; hop a quarter"""
+    periods: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """samples; for each, one more sub-network sees every so-manieth sample (HiFi-GAN, Kong et al. 2020, section 2.3:
+    2, 3, 5, 7, 11). They cost less than windows and tell more (configs/starter/LOG.md)"""
     compression: Annotated[float, Field(gt=0, le=1)] = 1.0
     """power to which the spectrum's magnitudes are raised, phases kept; 1: EnCodec's. With 0.3 what is faint is seen
     beside what is loud, and with a higher rate the discriminator learns much faster (configs/starter/LOG.md)"""
@@ -27,10 +30,13 @@ class DiscriminatorConfig:
     """magnitude, where speech has about 1, below which all is raised alike: there recordings differ in their noise
     alone"""
     filters: int = 32
-    """channels of each sub-network; 8 is what a CPU affords"""
+    """channels of each sub-network of a window; 8 is what a CPU affords"""
+    period_filters: int = 16
+    """channels of the first layer of each of a period; each layer has twice as many, eight times at most. HiFi-GAN has
+    32 and more"""
     windows_a_step: Annotated[int, Field(ge=0)] = 0
-    """of these, drawn anew at each step after alone_steps, are heard and learn; 0: all. On a CPU the discriminator is
-    most of a step"""
+    """sub-networks, of windows and periods, drawn anew at each step after alone_steps, that hear it and learn; 0: all.
+    On a CPU the discriminator is most of a step"""
     learning_rate: float = 3e-4
     """the peak of its own AdamW; warm-up and cosine are those of training"""
     betas: tuple[float, float] = (0.5, 0.9)
@@ -54,10 +60,13 @@ class DiscriminatorConfig:
     means the same before and after the start"""
 
     def __post_init__(self) -> None:
-        if self.windows_a_step > len(self.windows):
+        every = len(self.windows) + len(self.periods)
+        if self.windows_a_step > every:
             raise ValueError(
-                f"discriminator.windows_a_step={self.windows_a_step}: discriminator.windows has {len(self.windows)}"
+                f"discriminator.windows_a_step={self.windows_a_step}: windows and periods are {every} in all"
             )
+        if not every:
+            raise ValueError("discriminator.windows and discriminator.periods are empty: give one of them")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -92,8 +101,9 @@ class CodecFitConfig:
     """a codec (folder or hub id) whose decoder, post-filter or both are trained on: its codes, and all that was made of
     them, stay"""
     decoder_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """with `decoder_of`: of the trained decoder in the weights that are saved; the rest is the one that it began with
-    (WiSE-FT, Wortsman et al. 2022). It keeps what a discriminator gains, without the words that it costs"""
+    """with `decoder_of`: of what was trained in the weights that are saved; the rest are those that it began with
+    (WiSE-FT, Wortsman et al. 2022). It keeps what a discriminator gains, without the words that it costs. A post-filter
+    that is new began with nothing: there it must be 1"""
     postfilter: PostfilterConfig = PostfilterConfig()
     """with `decoder_of`: layers above 0 train a post-filter of what that decoder makes; the decoder stays as it is
     without decoder_too. With `init`: it learns with the rest"""

@@ -217,7 +217,7 @@ def test_a_post_filter_is_not_lost_nor_asked_for_what_it_is_not(tmp_path):
         (replace(TINY, postfilter=SMALL), "postfilter is for decoder_of"),
         (with_one, "has a post-filter"),
         (replace(with_one, postfilter=replace(SMALL, dim=16)), "has a post-filter"),
-        (replace(with_one, postfilter=SMALL, decoder_share=0.5), "decoder_share is for a decoder alone"),
+        (replace(TINY, decoder_of=str(tmp_path / "codec"), postfilter=SMALL, decoder_share=0.5), "post-filter is new"),
         (
             replace(TINY, decoder_of=str(tmp_path / "codec"), decoder_too=True),
             "decoder_too is for decoder_of with a post-filter",
@@ -228,6 +228,25 @@ def test_a_post_filter_is_not_lost_nor_asked_for_what_it_is_not(tmp_path):
     again = AcousticTokenizer.load(tmp_path / "filtered", num_levels=1)
     again.save(tmp_path / "fewer")
     assert AcousticTokenizer.load(tmp_path / "fewer").postfilter is not None
+
+
+def test_a_share_of_decoder_and_post_filter_is_between_where_they_began_and_ended(tmp_path):
+    began, filtering = with_post_filter(tmp_path)
+    config = replace(ADVERSE, decoder_of=str(tmp_path / "began"), postfilter=SMALL, decoder_too=True)
+    whole = fit_acoustic(Noise(), Noise(), tmp_path / "whole", config)
+    (tmp_path / "whole.run").rename(tmp_path / "share.run")
+    share = fit_acoustic(Noise(), Noise(), tmp_path / "share", replace(config, decoder_share=0.25), resume=True)
+    assert whole.postfilter is not None and share.postfilter is not None
+    for first, last, between in (
+        (began.model.decoder, whole.model.decoder, share.model.decoder),
+        (filtering, whole.postfilter, share.postfilter),
+    ):
+        moved = 0.0
+        for name, weight in between.state_dict().items():
+            one, other = first.state_dict()[name], last.state_dict()[name]
+            torch.testing.assert_close(weight, torch.lerp(one, other, 0.25), rtol=2e-3, atol=1e-5)
+            moved += float((other - one).abs().sum())
+        assert moved > 0
 
 
 @pytest.mark.parametrize("postfilter", [PostfilterConfig(), SMALL])

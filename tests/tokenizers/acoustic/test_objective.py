@@ -8,7 +8,9 @@ import torch
 
 from triptych.tokenizers.acoustic.balancer import Balancer
 from triptych.tokenizers.acoustic.discriminator import (
+    SLOPE,
     Discriminator,
+    PeriodDiscriminator,
     convolved,
     feature_distance,
     fooling_loss,
@@ -123,6 +125,40 @@ def test_a_discriminator_sees_every_window_and_refuses_short_crops():
     assert [one.shape[3] for one in features[0]] == [257, 129, 65, 33, 33]  # a stride of 2 in frequency, thrice
     with pytest.raises(ValueError, match="crop_seconds"):
         Discriminator(replace(CONFIG.discriminator, windows=(8192,)), 0.07, CONFIG.crop)
+
+
+@pytest.mark.parametrize("period", [1, 3, 7])
+def test_a_period_is_the_papers_convolution_over_a_folded_waveform(period):
+    """Convolutions of 5 by 1 over [N / p, p]: the slow way, with the same weights."""
+    torch.manual_seed(0)
+    network, waveform = PeriodDiscriminator(period, 0.07, 2), waveforms(0)
+    logits, features = network(waveform)
+    folded = torch.nn.functional.pad(waveform / 0.07, (0, -waveform.shape[1] % period))
+    seen = folded.view(2, 1, -1, period)
+    for number, layer in enumerate((*network.convolutions, network.last)):
+        stride = (3 if number < 4 else 1, 1)
+        padding = (layer.kernel_size[0] // 2, 0)
+        seen = torch.nn.functional.conv2d(seen, layer.weight[..., None], layer.bias, stride, padding)
+        if number < 5:
+            seen = torch.nn.functional.leaky_relu(seen, SLOPE)
+            torch.testing.assert_close(features[number], seen.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, seen.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
+    assert [layer.shape[2] for layer in features] == [2, 4, 8, 16, 16]
+
+
+def test_windows_and_periods_hear_together():
+    said = replace(CONFIG.discriminator, start=0, periods=(2, 3), period_filters=2)
+    discriminator = Discriminator(said, 0.07, CONFIG.crop)
+    logits, features = discriminator(waveforms(0))
+    assert [len(one) for one in (logits, features)] == [4, 4]
+    assert all(0.1 < one.std().item() < 10 for one in logits)
+    paired = torch.tensor([True, False])
+    _, others = discriminator(torch.cat([waveforms(0)[:1], waveforms(1)[1:]]))
+    assert float(feature_distance(features, others, paired)) == 0.0 < float(feature_distance(features, others))
+    alone = Discriminator(replace(said, windows=()), 0.07, CONFIG.crop)
+    assert len(alone(waveforms(0))[0]) == 2
+    with pytest.raises(ValueError, match="are empty"):
+        replace(said, windows=(), periods=())
 
 
 def test_losses_are_those_of_the_paper():
