@@ -31,7 +31,7 @@ class DiscriminatorConfig:
     alone"""
     filters: int = 32
     """channels of each sub-network of a window; 8 is what a CPU affords"""
-    period_filters: int = 16
+    period_filters: Annotated[int, Field(ge=1)] = 16
     """channels of the first layer of each of a period; each layer has twice as many, eight times at most. HiFi-GAN has
     32 and more"""
     windows_a_step: Annotated[int, Field(ge=0)] = 0

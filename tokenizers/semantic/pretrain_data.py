@@ -36,6 +36,7 @@ from triptych.tokenizers.semantic.augment import (
 from triptych.tokenizers.semantic.ctc import ctc_fits
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, normalised
 from triptych.tokenizers.waveform import Waveform, resample
+from triptych.training.distributed import reached
 
 SHORTEST_FRAMES = 10
 """shorter clips keep their speed"""
@@ -108,6 +109,7 @@ def fill_shelf(
         except ValueError:  # counted in the run's first line, and named
             shelf.text.append(np.zeros(0, dtype=np.int64))
             shelf.unspoken.append(clips.name(index))
+        reached(f"clip {row + 1} of {len(indices)}")
     return shelf
 
 

@@ -7,9 +7,8 @@
 
     run/targets.safetensors    ids of every clip, the centroids (and the matrix), and what they were made of
 
-Invariant: a run that goes on learns from the ids that it began with, read from that file; they are the same however
-many ranks make them. Knows neither the model that
-learns them nor how batches are made.
+Invariant: a run that goes on learns from the ids that it began with, read from that file; to rounding, they are the
+same however many ranks make them. Knows neither the model that learns them nor how batches are made.
 """
 
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -29,7 +29,7 @@ from triptych.tokenizers.semantic.compared import standardised
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.pretrain_data import Shelf
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, to_rate
-from triptych.training.distributed import dealt_out, of_all_ranks, rank, world
+from triptych.training.distributed import collective_device, dealt_out, of_all_ranks, own_share, rank, sum_over_ranks
 from triptych.training.files import atomic_file, fingerprint_of
 
 FILE = "targets.safetensors"
@@ -98,16 +98,16 @@ def make_targets(shelves: Sequence[Shelf], heard: Sequence[tuple[Clips, Sequence
         projection, codebook = random_quantizer(filterbank.MELS * shelf.front.stride, recipe)
         ids = of_all(lambda i: project(stacked_mels(shelves[rows[i].shelf], rows[i].row), projection, codebook))
         return Targets(ids, codebook, projection=projection)
-    mine = range(rank(), len(rows), world())
     if recipe.source is None:
-        found = {i: mfcc_features(shelves[rows[i].shelf], rows[i].row) for i in mine}
+        found = own_share(len(rows), lambda i: mfcc_features(shelves[rows[i].shelf], rows[i].row))
     else:
         encoder = Encoder.load(recipe.source, recipe.layer)
         _refuse_other_rate(recipe.source, encoder.hop, shelves[0].front.hop)
-        found = {i: own_features(encoder, *rows[i].clip(heard), rows[i].frames(shelves)) for i in mine}
+        found = own_share(len(rows), lambda i: own_features(encoder, *rows[i].clip(heard), rows[i].frames(shelves)))
     lengths = dealt_out(len(rows), lambda i: len(found[i]))[: len(shelves[0])]
     frames = drawn_frames(found, lengths, recipe.seed)
     centroids = of_all_ranks(fit_clusters(frames, recipe.clusters, recipe.seed) if rank() == 0 else None)[0]
+    del frames
     return Targets(of_all(lambda i: nearest(found[i], centroids)), centroids)
 
 
@@ -181,13 +181,15 @@ def drawn(frames: int, seed: int) -> NDArray[np.int64]:
 def drawn_frames(found: Mapping[int, Matrix], lengths: Sequence[int], seed: int) -> Matrix:
     """[N, D] of those that are `drawn`. `found`: frames of this rank's clips; `lengths`: of the clips of all."""
     ends = np.cumsum(lengths)
-    chosen, own = drawn(int(ends[-1]), seed), {}
+    chosen = drawn(int(ends[-1]), seed)
+    width = max(of_all_ranks(max((frames.shape[1] for frames in found.values()), default=0)))
+    rows = torch.zeros(len(chosen), width)
     for i, frames in found.items():
         if i < len(lengths):
             begin = int(ends[i]) - lengths[i]
-            own[i] = frames[chosen[np.searchsorted(chosen, begin) : np.searchsorted(chosen, ends[i])] - begin]
-    every = {i: frames for theirs in of_all_ranks(own) for i, frames in theirs.items()}
-    return np.concatenate([every[i] for i in range(len(lengths))])
+            there = slice(*np.searchsorted(chosen, [begin, ends[i]]))
+            rows[there] = torch.from_numpy(frames[chosen[there] - begin])
+    return sum_over_ranks(rows.to(collective_device())).cpu().numpy()  # each row is of one rank, and 0 elsewhere
 
 
 def fit_clusters(frames: Matrix, clusters: int, seed: int) -> Matrix:

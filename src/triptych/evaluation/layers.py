@@ -173,6 +173,7 @@ def measure(
     if len(frames) < size:
         raise ValueError(f"clusters = {size}: {len(frames)} frames are too few; give more clips, or fewer clusters")
     centroids = fit_clusters(frames[drawn(len(frames), config.seed)], size, config.seed)
+    del frames
     told = [replace(clip, ids=nearest(found, centroids)) for clip, found in zip(heard, features, strict=True)]
     ids = [clip.ids for clip in told]
     pure = purity(

@@ -152,10 +152,22 @@ def of_all_ranks(record: Any) -> list[Any]:
     return every
 
 
+def own_share(count: int, work: Callable[[int], Any]) -> dict[int, Any]:
+    """`work(i)` of this rank's share of all i below `count`: every `world()`-th. Each tells the others that it goes
+    on."""
+    done = {}
+    for i in range(rank(), count, world()):
+        done[i] = work(i)
+        reached(f"{i + 1} of {count} before the first step")
+    return done
+
+
 def dealt_out(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """`work(i)` of all i below `count`, on all ranks; each does every `world()`-th of them."""
-    every = of_all_ranks([work(i) for i in range(rank(), count, world())])
-    return [every[i % world()][i // world()] for i in range(count)]
+    """`work(i)` of all i below `count`, on all ranks, of which each does its share."""
+    every: dict[int, Any] = {}
+    for done in of_all_ranks(own_share(count, work)):
+        every |= done
+    return [every[i] for i in range(count)]
 
 
 def rows_of_ranks(rows: Tensor) -> Tensor:

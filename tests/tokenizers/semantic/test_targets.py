@@ -92,13 +92,13 @@ def two_shelves(clips: Clips) -> tuple[list[Shelf], list[tuple[Clips, list[int]]
     return [fill_shelf(of, front_end(Architecture()), None, indices, 20.0) for of, indices in heard], heard
 
 
-@pytest.mark.parametrize("source", ["MFCCs", "features", "tokens"])
+@pytest.mark.parametrize("source", ["MFCCs", "features", "tokens", "random"])
 def test_two_ranks_share_the_work(
     source: str, clips: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each hears some of the clips; both have what one alone would have, of fewer frames than there are."""
-    recipe = MFCC
-    if source != "MFCCs":
+    recipe = RANDOM if source == "random" else MFCC
+    if source in ("features", "tokens"):
         encoder = Encoder(build_encoder(Architecture(dim=16, layers=1, heads=2, ffn=32)), front_end(Architecture()), 1)
         encoder.save(tmp_path / "encoder")
         recipe = replace(MFCC, source=str(tmp_path / "encoder"))
@@ -107,7 +107,9 @@ def test_two_ranks_share_the_work(
         SemanticTokenizer(encoder, centroids, Compared(True)).save(tmp_path / "tokens")
         recipe = replace(MFCC, kind="tokens", source=str(tmp_path / "tokens"))
     monkeypatch.setattr(targets, "MOST_FRAMES", 50)
-    alone = make_targets(*two_shelves(clips(5)), recipe=recipe)
+    shelves, heard = two_shelves(clips(5))
+    assert sum(shelves[0].frames) > targets.MOST_FRAMES
+    alone = make_targets(shelves, heard, recipe=recipe)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
