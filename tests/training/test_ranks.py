@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from triptych.training import distributed
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.dealing import Dealing
 
@@ -121,3 +122,11 @@ def test_every_number_is_dealt_once_in_order_whatever_the_ranks(change: tuple[in
             seen += now
         after, read = after + 3, deals[0].read_after(after + 3)
     assert sorted(seen) == list(range(len(seen)))
+
+
+def test_work_before_the_first_step_tells_that_it_goes_on(monkeypatch):
+    """Else the roll call ends a rank that hears clips for longer than training.timeout."""
+    told: list[str] = []
+    monkeypatch.setattr(distributed, "reached", told.append)
+    assert distributed.dealt_out(3, lambda i: i * i) == [0, 1, 4]
+    assert told == [f"{i} of 3 before the first step" for i in (1, 2, 3)]
