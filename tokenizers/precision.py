@@ -3,8 +3,11 @@
 from typing import Literal
 
 import torch
+from torch import nn
 
 Dtype = Literal["fp32", "bf16"]
+NEAR = 0.1
+"""relative error of a convolution in bf16; right ones have 0.003"""
 
 
 def check_bf16(dtype: Dtype, device: torch.device) -> None:
@@ -24,3 +27,24 @@ def has_bf16(device: torch.device) -> bool:
         can = torch.cpu.get_capabilities()
         return any(can.get(key, False) for key in ("avx512_bf16", "amx_bf16", "bf16"))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@torch.no_grad()
+def check_convolutions(model: nn.Module, device: torch.device) -> None:
+    """Raises ValueError where a CPU's grouped convolutions come out wrong in bf16, as those of eight channels a group
+    do with AMX (torch 2.13): the tokens would be noise."""
+    if device.type != "cpu":
+        return
+    for conv in model.modules():
+        if isinstance(conv, nn.Conv1d) and conv.groups > 1:
+            frames = 2 * conv.kernel_size[0] * conv.dilation[0] + 16
+            given = torch.randn(1, conv.in_channels, frames, generator=torch.Generator().manual_seed(0))
+            with torch.autocast("cpu", enabled=False):
+                exact = conv(given)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                rough = conv(given).float()
+            if float((exact - rough).norm()) > NEAR * float(exact.norm()):
+                raise ValueError(
+                    f"dtype = bf16: this processor's library gets a convolution of {conv.in_channels} channels in "
+                    f"{conv.groups} groups wrong in bf16: use dtype=fp32, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16"
+                )
