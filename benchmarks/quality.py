@@ -11,9 +11,8 @@
     OUT/continue.json     10 prompts of 3 s continued by 7 s: length, silence, share copied, similarity
 
 MANIFEST is one of the corpus that the bundle was trained on; only its split `test` is used, and its speakers are the
-bundle's named voices. Knows no judge but the speaker encoder, for what is continued. Prints the
-processor's name: rounding differs between processors, and so do some words of what is sampled, so bundles are compared
-on one.
+bundle's named voices. Knows no judge but the speaker encoder, for what is continued. Prints the processor's
+name: rounding differs between processors, and so do some words of what is sampled, so bundles are compared on one.
 """
 
 import argparse

@@ -61,7 +61,7 @@ class AcousticTokenizer:
         self._spans = self.codec.name == "encodec" and can_stream(model)
         if dtype == "bf16" and not self._spans:
             raise ValueError(f"dtype=bf16: only causal EnCodec models can, not this {self.codec.name}: use dtype=fp32")
-        check_bf16(dtype, next(self.model.parameters()).device)
+        check_bf16(dtype, self.model)
         arithmetic = "float32" if dtype == "fp32" else "float32 weights, bf16 arithmetic"
         decides = {"weights": _digest(self.codec), "levels": num_levels, "dtype": arithmetic}
         self.spec = TokenizerSpec(

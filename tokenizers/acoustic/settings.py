@@ -22,7 +22,8 @@ class DiscriminatorConfig:
     """samples, of the spectrogram that each sub-network sees; hop a quarter"""
     periods: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """samples; for each, one more sub-network sees every so-manieth sample (HiFi-GAN, Kong et al. 2020, section 2.3:
-    2, 3, 5, 7, 11). They cost less than windows and tell more (configs/starter/LOG.md)"""
+    2, 3, 5, 7, 11). They tell more than windows do, and an hour against them taught the starter's decoder nothing that
+    is heard (configs/starter/LOG.md)"""
     compression: Annotated[float, Field(gt=0, le=1)] = 1.0
     """power to which the spectrum's magnitudes are raised, phases kept; 1: EnCodec's. With 0.3 what is faint is seen
     beside what is loud, and with a higher rate the discriminator learns much faster (configs/starter/LOG.md)"""

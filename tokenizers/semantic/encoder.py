@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from triptych.tokenizers.precision import Dtype, check_bf16, check_convolutions
+from triptych.tokenizers.precision import Dtype, check_bf16
 from triptych.tokenizers.semantic.families import quiet, read_model, save_front_end
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, parts_of, unit_variance, whole_of
@@ -61,9 +61,7 @@ class Encoder:
         self.dtype = dtype
         self.batch_samples = 0
         """padded samples of a batch; 0 hears one clip at a time, so that no clip depends on its neighbours"""
-        check_bf16(dtype, model.device)
-        if dtype == "bf16":
-            check_convolutions(self.model, model.device)
+        check_bf16(dtype, self.model)
         self._padding = Padding(model, front)
 
     @property

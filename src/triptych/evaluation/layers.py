@@ -169,11 +169,10 @@ def measure(
     abx_features: float | None,
 ) -> LayerRow:
     """One alphabet, fitted on the first `learned` clips and counted on all."""
-    frames = np.concatenate(features[:learned])
-    if len(frames) < size:
-        raise ValueError(f"clusters = {size}: {len(frames)} frames are too few; give more clips, or fewer clusters")
-    centroids = fit_clusters(frames[drawn(len(frames), config.seed)], size, config.seed)
-    del frames
+    frames = sum(len(clip) for clip in features[:learned])
+    if frames < size:
+        raise ValueError(f"clusters = {size}: {frames} frames are too few; give more clips, or fewer clusters")
+    centroids = fit_clusters(np.concatenate(features[:learned])[drawn(frames, config.seed)], size, config.seed)
     told = [replace(clip, ids=nearest(found, centroids)) for clip, found in zip(heard, features, strict=True)]
     ids = [clip.ids for clip in told]
     pure = purity(

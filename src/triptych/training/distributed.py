@@ -153,7 +153,7 @@ def of_all_ranks(record: Any) -> list[Any]:
 
 
 def own_share(count: int, work: Callable[[int], Any]) -> dict[int, Any]:
-    """`work(i)` of this rank's share of all i below `count`: every `world()`-th. Each tells the others that it goes
+    """`work(i)` of this rank's share of all i below `count`: every `world()`-th. It tells the others that it goes
     on."""
     done = {}
     for i in range(rank(), count, world()):
