@@ -45,8 +45,8 @@ from triptych.stages.semantic.generate import semantic_rule
 from triptych.stages.semantic.sequence import SemanticConfig, SemanticStage
 from triptych.stages.span import Span
 from triptych.stages.stage import Specs
-from triptych.tokenizers.precision import has_bf16
 from triptych.tokenizers.spec import TokenizerSpec
+from triptych.training.precision import has_bf16
 
 BUSY_SHARE = 0.2
 PROMPT, NEW = 256, 49

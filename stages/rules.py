@@ -11,7 +11,7 @@ from triptych.lm.blocks import Precision
 from triptych.stages.coarse.generate import coarse_rule
 from triptych.stages.fine.generate import with_half_products
 from triptych.stages.semantic.generate import semantic_rule
-from triptych.tokenizers.precision import has_bf16
+from triptych.training.precision import has_bf16
 
 
 class Rules:

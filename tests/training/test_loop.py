@@ -238,3 +238,17 @@ def test_an_unknown_key_names_the_nearest():
     with pytest.raises(ValueError, match="key=value"):
         load_tree(None, ["max_steps"])
     assert load_tree(None, ["a.b=3", "a.c=x"]) == {"a": {"b": 3, "c": "x"}}
+
+
+def test_bf16_is_refused_where_a_convolution_comes_out_wrong(tmp_path, monkeypatch):
+    class Convolved(Toy):
+        def __init__(self):
+            super().__init__()
+            self.along = nn.Conv1d(32, 32, 16, groups=4)
+
+    half = replace(CONFIG, dtype="bf16")
+    monkeypatch.setattr("triptych.training.precision.NEAR", -1.0)  # nothing is near enough
+    with RunFolder(tmp_path / "run") as owned, pytest.raises(ValueError, match="32 channels in 4 groups wrong"):
+        train(Convolved(), batches, half, owned, {"stage": "toy"})
+    assert not (tmp_path / "run" / "latest").exists()
+    run(tmp_path / "other", half)  # without convolutions there is nothing to get wrong

@@ -25,10 +25,10 @@ from triptych.tokenizers.acoustic.checkpoints import read_checkpoint, read_origi
 from triptych.tokenizers.acoustic.families import Codec, family_of
 from triptych.tokenizers.acoustic.postfilter import Postfilter
 from triptych.tokenizers.acoustic.streaming import can_stream, encode_clips
-from triptych.tokenizers.precision import Dtype, check_bf16
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import Waveform, resample
 from triptych.training.files import fingerprint_of, read_json, write_json
+from triptych.training.precision import Dtype, check_bf16
 
 Codes = NDArray[np.uint16]
 """[Q, T'] ids, each below codebook_size"""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from triptych.tokenizers.precision import Dtype
 from triptych.training.config import STRICT, TrainingConfig
+from triptych.training.precision import Dtype
 
 
 @dataclass(frozen=True, config=STRICT)

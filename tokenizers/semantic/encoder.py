@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from triptych.tokenizers.precision import Dtype, check_bf16
 from triptych.tokenizers.semantic.families import quiet, read_model, save_front_end
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, parts_of, unit_variance, whole_of
@@ -34,6 +33,7 @@ from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.semantic.padding import Padding
 from triptych.tokenizers.semantic.windows import Span, Windows, spans
 from triptych.tokenizers.waveform import Waveform
+from triptych.training.precision import Dtype, check_bf16
 
 __all__ = ["Encoder", "quiet"]
 

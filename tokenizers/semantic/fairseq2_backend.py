@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.tokenizers.precision import Dtype
 from triptych.tokenizers.semantic.encoder import Encoder, round_weights
 from triptych.tokenizers.semantic.fairseq2 import read_checkpoint, read_weights
 from triptych.tokenizers.semantic.filterbank import MELS
 from triptych.tokenizers.semantic.windows import Windows
+from triptych.training.precision import Dtype
 
 REQUIREMENTS = "requirements-fairseq2.txt"
 

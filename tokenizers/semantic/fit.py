@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from triptych.tokenizers.clips import Clips
-from triptych.tokenizers.precision import Dtype
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.inputs import with_floor
@@ -32,6 +31,7 @@ from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, hearing, w
 from triptych.tokenizers.semantic.windows import Windows
 from triptych.training.config import STRICT
 from triptych.training.files import fingerprint_of, refuse_existing, write_json
+from triptych.training.precision import Dtype
 
 MOST_CLUSTERS = 2**16
 """ids are stored as uint16"""

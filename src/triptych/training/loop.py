@@ -43,6 +43,7 @@ from triptych.training.distributed import (
 )
 from triptych.training.memory import keep_freed_memory
 from triptych.training.optimiser import learners_of, learning_rate, make_optimizer
+from triptych.training.precision import check_convolutions
 from triptych.training.run import RunFolder
 from triptych.training.step import TrainingError, autocast, take_step
 from triptych.training.zero import ZeroEngine
@@ -101,7 +102,8 @@ def train(
     Raises:
         TrainingError: a loss or a gradient norm that is not a number, or a checkpoint that could not be written.
         TrainingStopped: SIGTERM or Ctrl-C, once the step in progress is saved.
-        ValueError: `resume` without a checkpoint, or beyond `max_steps`; a checkpoint without `resume`.
+        ValueError: `resume` without a checkpoint, or beyond `max_steps`; a checkpoint without `resume`; bf16 where
+            this processor's library gets a convolution of the model wrong.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -109,6 +111,8 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     model.to(device)
+    if config.dtype == "bf16":
+        check_convolutions(model)
     learners = learners_of(model, config)
     dealt_out = config.deepspeed.zero is not None
     if dealt_out and config.average:

@@ -14,7 +14,7 @@ from triptych.tokenizers.acoustic import streaming
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.acoustic.families import Encodec
 from triptych.tokenizers.acoustic.streaming import can_stream, encode_clips
-from triptych.tokenizers.precision import has_bf16
+from triptych.training.precision import has_bf16
 
 LOUD = 5.0
 """noise that makes random weights say something"""
@@ -108,6 +108,6 @@ def test_bf16_is_another_tokenizer(tmp_path: Path) -> None:
 
 
 def test_bf16_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triptych.tokenizers.precision.has_bf16", lambda device: False)
+    monkeypatch.setattr("triptych.training.precision.has_bf16", lambda device: False)
     with pytest.raises(ValueError, match="no bf16 arithmetic"):
         AcousticTokenizer(tiny("starter"), 4, "bf16")

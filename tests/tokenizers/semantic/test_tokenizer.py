@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.tokenizers.precision import has_bf16
 from triptych.tokenizers.semantic.compared import Compared, standardised
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer, to_rate
 from triptych.tokenizers.waveform import Waveform
+from triptych.training.precision import has_bf16
 
 Sound = Callable[[int, int], Waveform]
 KINDS = ["wav2vec2-group", "hubert-layer", "wavlm-layer", "data2vec-audio-", "wav2vec2-bert-", "whisper-"]
@@ -78,14 +78,14 @@ def test_bf16_is_near_and_says_so(checkpoints: dict[str, Path], sound: Sound, ki
 def test_a_processor_that_gets_convolutions_wrong_is_told(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("triptych.tokenizers.precision.has_bf16", lambda device: True)
-    monkeypatch.setattr("triptych.tokenizers.precision.NEAR", -1.0)
+    monkeypatch.setattr("triptych.training.precision.has_bf16", lambda device: True)
+    monkeypatch.setattr("triptych.training.precision.NEAR", -1.0)
     with pytest.raises(ValueError, match="32 channels in 4 groups wrong in bf16"):
         Encoder.load(checkpoints["wavlm-layer"], 2, dtype="bf16")
 
 
 def test_bf16_is_refused_where_there_is_none(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triptych.tokenizers.precision.has_bf16", lambda device: False)
+    monkeypatch.setattr("triptych.training.precision.has_bf16", lambda device: False)
     with pytest.raises(ValueError, match="no bf16 arithmetic"):
         Encoder.load(checkpoints["wavlm-layer"], 2, dtype="bf16")
 
