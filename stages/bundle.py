@@ -83,7 +83,8 @@ def write_bundle(
         precision: of the stages' weights, float32, float16 or int8.
         more_voices: voices of a bundle with the same tokenizers; those of `voices` come first.
     Raises:
-        ValueError: the folder exists, or a stage was trained on tokens of other tokenizers.
+        ValueError: the folder exists, a stage was trained on tokens of other tokenizers, or a voice has a name that is
+            none, or a text that cannot be said.
     """
     from triptych.stages.request import Settings
     from triptych.training.config import build
@@ -95,9 +96,13 @@ def write_bundle(
     if precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
     loaded = Tokenizers.load(tokenizers)
+    stages = {name: read_stage(source) for name, source in sources.items()}
     for name, source in sources.items():
-        check_stage(name, read_stage(source), loaded.specs, loaded.grid, source)
+        check_stage(name, stages[name], loaded.specs, loaded.grid, source)
+    check_levels(stages["coarse"], stages["fine"])
     build(Settings, dict(settings or {}), "settings of the bundle")
+    for name, (_, text) in voices.items():
+        _check_voice(name, text, loaded)
     with atomic_folder(folder) as beside:
         for name, source in sources.items():
             place = beside / "stages" / name
@@ -130,6 +135,16 @@ def _asdict(record: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(record)
+
+
+def _check_voice(name: str, text: str | None, tokenizers: Tokenizers) -> None:
+    """Before any is heard."""
+    _plain_name(name)
+    if text is not None and tokenizers.text is not None:
+        try:
+            tokenizers.text.encode(text)
+        except ValueError as error:
+            raise ValueError(f"voice {name}: {error}") from None
 
 
 def _plain_name(name: str) -> str:
@@ -218,6 +233,17 @@ def check_bundle(folder: Path, tokenizers: Tokenizers, stages: Mapping[str, AnyS
     """Refuses stages that do not belong to the tokenizers beside them."""
     for name in STAGES:
         check_stage(name, stages[name], tokenizers.specs, tokenizers.grid, folder / "stages" / name)
+    check_levels(stages["coarse"], stages["fine"])
+
+
+def check_levels(coarse: Any, fine: Any) -> None:
+    """Raises ValueError where the fine stage reads levels that the coarse stage does not make."""
+    made, read = coarse.config.levels, fine.config.coarse_levels
+    if made < read:
+        raise ValueError(
+            f"the coarse stage makes {made} levels, and the fine stage reads {read}: train the one with "
+            f"stage.levels={read}, or the other with stage.coarse_levels={made}"
+        )
 
 
 def verify_bundle(folder: Path) -> None:

@@ -157,6 +157,7 @@ class Cascade:
     def replace(self, name: str, stage: Any, model: Any) -> None:
         """Another stage, or the same one with other weights, in the place of `name`."""
         self.stages[name] = (stage, model)
+        self.rules.forget(name)
 
     def continue_(self, prompt: Path, *, seconds: float = 5.0, settings: Settings | None = None) -> Utterance:
         """Goes on for `seconds` where a recording ends; the result begins with the recording.

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from triptych.lm.decode import run as decode
 from triptych.lm.sampling import Sampling
-from triptych.stages.bundle import read_bundle
+from triptych.stages.bundle import check_stage, read_bundle
 from triptych.stages.cascade import Cascade
 from triptych.stages.coarse.generate import CoarseWork, coarse_rule
 from triptych.stages.fine.generate import generate_fine
 from triptych.stages.span import Span
 from triptych.stages.speech import Speech, join
-from triptych.stages.stage import Stage
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.semantic.ctc import edits_a_run
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
@@ -53,7 +52,7 @@ class Listener:
         ValueError: other tokenizers than those of the shards, or no bundle for the semantic stage.
     """
 
-    def __init__(self, source: Path, stage: Stage, held_out: Speech) -> None:
+    def __init__(self, source: Path, stage: Any, held_out: Speech) -> None:
         self.stage, self.held_out = stage, held_out
         self.cascade: Cascade | None = None
         self.ear: SemanticTokenizer | None = None
@@ -61,6 +60,7 @@ class Listener:
             read_bundle(source)
             self.cascade = Cascade.load(source)
             self.codec = self.cascade.tokenizers.acoustic
+            check_stage("semantic", stage, self.cascade.tokenizers.specs, self.cascade.grid, source)
             clips = [index for index in held_out.indices if held_out.text_length(index)]
         else:
             folder = source / "tokenizers" if (source / "tokenizers").is_dir() else source
@@ -141,7 +141,7 @@ class Listener:
 
     def _prompt(self, index: int) -> Span:
         """The voice: another recording of the speaker, always the same; none where there is none."""
-        beats = self.held_out.grid.beats(PROMPT_SECONDS)
+        beats = self.held_out.grid.beats(min(PROMPT_SECONDS, self.stage.config.prompt.seconds[1]))
         voice = self.held_out.voice_prompt(index, np.random.default_rng(int(index)), (beats, beats))
         semantic, codes = join(voice, self.stage.specs.acoustic.levels)
         return Span(semantic, codes, codes.shape[1])

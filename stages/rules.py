@@ -35,6 +35,10 @@ class Rules:
             self._known[stage] = known = (model, make(model, self.precision, steps), steps)
         return known[1]
 
+    def forget(self, stage: str) -> None:
+        """Packed weights of a stage, which may have learned since."""
+        self._known.pop(stage, None)
+
     @property
     def fine_model(self) -> Any:
         """The fine stage's model; its products are in bfloat16 where fewer bits are asked for and can be had."""

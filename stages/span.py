@@ -25,6 +25,14 @@ class PromptConfig:
     max_seconds: float = 12.0
     """seconds of the longest row, prompt included; longer speech is made in windows of this length"""
 
+    def __post_init__(self) -> None:
+        low, high = self.seconds
+        if not 0 <= low <= high < self.max_seconds:
+            raise ValueError(
+                f"prompt.seconds={low:g},{high:g} and prompt.max_seconds={self.max_seconds:g}: "
+                "a prompt must leave room in the row for what follows"
+            )
+
     def expected_beats(self, speech: Speech, index: int) -> int:
         """Length of a row of clip `index`, about."""
         prompt = speech.grid.beats(self.share * sum(self.seconds) / 2)

@@ -33,7 +33,7 @@ from triptych.training.config import STRICT, TrainingConfig, build
 from triptych.training.dealing import Dealing
 from triptych.training.distributed import rank, ranks, reached, sum_metrics, world
 from triptych.training.loop import pick_device, train
-from triptych.training.run import RunFolder
+from triptych.training.run import RunFolder, refuse_run
 from triptych.training.step import add_metric
 from triptych.training.zero import whole
 
@@ -185,10 +185,12 @@ def _train_stage(
     validate = Validation(stage, held_out, model, config) if len(held_out.indices) and config.validation_rows else None
     if config.best == "edits" and not (validate and validate.listener and validate.listener.ear):
         raise ValueError("best=edits: nothing counts them here; give listen=TOKENIZERS, and clips of split dev")
+    if config.resume:
+        latest = find_checkpoint(Path(config.run))
+        check_stage(name, read_stage(latest), shards.specs, shards.grid, latest)
+    else:
+        refuse_run(Path(config.run))
     with RunFolder(Path(config.run), resolved) as run:
-        if config.resume:
-            latest = find_checkpoint(run.path)
-            check_stage(name, read_stage(latest), shards.specs, shards.grid, latest)
         dealing = Dealing.of(run.path if config.resume else None, config.training.accumulation)
         if ready.lacks:
             names = ", ".join(ready.lacks)

@@ -52,6 +52,13 @@ class Settings:
     """seconds of the first window of the coarse and fine stages, each one after it twice as long; 0: as long as
     training rows. Short ones let a stream sound earlier"""
 
+    def __post_init__(self) -> None:
+        for name, sampling in (("coarse", self.coarse), ("fine", self.fine)):
+            if sampling.longest_run or sampling.no_repeat_ngram:
+                raise ValueError(f"{name}: longest_run and no_repeat_ngram act on semantic tokens alone")
+        if self.fine.guidance != 1.0:
+            raise ValueError("fine.guidance: the fine stage has none; leave it at 1")
+
 
 @dataclass(frozen=True)
 class Utterance:

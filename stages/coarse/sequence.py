@@ -147,6 +147,12 @@ class CoarseStage:
     config: CoarseConfig
     specs: Specs
 
+    def __post_init__(self) -> None:
+        if not 0 < self.config.levels <= self.specs.acoustic.levels:
+            raise ValueError(f"levels={self.config.levels}: the codec has {self.specs.acoustic.levels}, 1 at least")
+        if not self.config.transformer.causal:
+            raise ValueError("the coarse stage does not see what comes: leave stage.transformer.causal=true")
+
     def measured(self, speech: Speech) -> "CoarseStage":
         return self
 

@@ -137,6 +137,10 @@ class SemanticStage:
     config: SemanticConfig
     specs: Specs
 
+    def __post_init__(self) -> None:
+        if not self.config.transformer.causal:
+            raise ValueError("the semantic stage does not see what comes: leave stage.transformer.causal=true")
+
     @property
     def also(self) -> tuple[str, ...]:
         """Tasks beside speaking, as names for `row`'s `given`; validation judges each apart."""
@@ -174,15 +178,21 @@ class SemanticStage:
         share = self.config.speech_only_share
         if share is None:
             return usable
-        frames = {index: min(speech.beats(index), self._longest(speech)) for index in usable}
+        frames = {index: self._beats(speech, index) for index in usable}
         alone = [i for i in usable if not speech.text_length(i) or speech.beats(i) > self._longest(speech)]
         return mixed(sorted({*usable} - {*alone}), alone, frames, share)
 
     def length(self, speech: Speech, index: int) -> int:
-        beats = min(speech.beats(index), self._longest(speech))
+        beats = self._beats(speech, index)
         if speech.by_speaker and speech.text_length(index):  # of the prompts that may be, about two thirds in length
             beats += speech.grid.beats(self.config.prompt_share * self.config.prompt_seconds * 2 / 3)
         return beats * speech.grid.semantic_per_beat + speech.text_length(index) + 3
+
+    def _beats(self, speech: Speech, index: int) -> int:
+        """Of what a row says: without a text, other clips of the speaker follow, see `_speech_only`."""
+        beats, longest = min(speech.beats(index), self._longest(speech)), self._longest(speech)
+        followed = len(speech.by_speaker.get(int(speech.shards.speaker_of[index]), ())) > 1
+        return max(beats, longest // 2) if followed and not speech.text_length(index) else beats
 
     def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Row:
         """A prompted, plain or speech-only row of clip `index`; see `Stage.row`."""

@@ -3,12 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from triptych.cli.bundles import kind_of, outline, read_voices
+from triptych.cli.bundles import kind_of, outline, over_bundle, read_voices
+from triptych.stages.bundle import STARTER, find_bundle
+from triptych.tokenizers.trio import Tokenizers
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -66,3 +71,46 @@ def test_voices_from_a_list(tmp_path: Path) -> None:
         rows.write_text('{"name": "ada", "audio": "a.wav"}\n' + line)
         with pytest.raises(ValueError, match="line 2"):
             read_voices(rows)
+
+
+def test_a_checkpoint_whose_weights_are_no_numbers_is_not_whole(checkpoint: Path, run_line: Run) -> None:
+    save_file({"a": np.full((3, 4), np.nan, np.float32)}, checkpoint / "model.safetensors")
+    code, _, err = run_line("verify", str(checkpoint))
+    assert code == 1 and "a is not all numbers" in err
+
+
+@pytest.mark.parametrize(("part", "lost"), [("semantic", "centroids.safetensors"), ("acoustic", "config.json")])
+def test_a_tokenizer_without_its_weights_is_not_whole(part: str, lost: str, tmp_path: Path, run_line: Run) -> None:
+    copytree(find_bundle(STARTER) / "tokenizers" / part, tmp_path / part)
+    assert run_line("verify", str(tmp_path / part))[0] == 0
+    (tmp_path / part / lost).unlink()
+    code, out, err = run_line("verify", str(tmp_path / part))
+    assert (code, out) == (1, "") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("other", ["semantic", "acoustic", "text"])
+def test_voices_that_other_tokenizers_heard_are_left_out(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    starter = find_bundle(STARTER)
+    specs = {starter / "tokenizers": {"text": 1, "semantic": 1, "acoustic": 1}}
+    specs[tmp_path] = specs[starter / "tokenizers"] | {other: 2}
+    monkeypatch.setattr(Tokenizers, "load", lambda folder: SimpleNamespace(specs=specs[folder]))
+    parts: dict[str, Any] = {name: None for name in ("semantic", "coarse", "fine")} | {"voices": {}, "settings": {}}
+    kept = over_bundle(starter, parts | {"tokenizers": tmp_path})["more_voices"]
+    assert "af_heart" in over_bundle(starter, parts | {"tokenizers": None})["more_voices"]
+    assert ("af_heart" in kept) == (other == "text")  # a voice's text is text
+    assert ("other tokenizers heard them: af_heart" in capfd.readouterr().err) == (other != "text")
+
+
+def test_voices_are_named_in_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    for row in ('{"name": 225, "audio": "a.wav"}', '{"name": "ada", "audio": "a.wav", "text": 5}'):
+        (tmp_path / "voices.jsonl").write_text(row)
+        with pytest.raises(ValueError, match="line 1: give"):
+            read_voices(tmp_path / "voices.jsonl")
+
+
+def test_nothing_is_measured_without_data(tmp_path: Path, run_line: Run) -> None:
+    code, _, err = run_line("evaluate", "no-such-bundle", "-o", str(tmp_path / "report"), "clips=500")
+    assert code != 0 and "--data MANIFEST" in err

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 import soundfile
 
 from triptych.corpus.clips import part_of
-from triptych.corpus.manifest import Recording, read_manifest
+from triptych.corpus.manifest import Recording, json_lines, read_manifest, write_manifest
 from triptych.corpus.prepare import deal_splits, prepare, rejected_path
-from triptych.corpus.readers import Found
+from triptych.corpus.readers import Found, read_cuts, read_jsonl
 from triptych.tokenizers.spec import WaveformSpec
 from triptych.tokenizers.waveform import load_prepared
 
@@ -272,3 +273,30 @@ def test_a_packed_source(tmp_path: Path, write_tone: Any) -> None:
     write_tone("a.wav")
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"audio": "a.wav"}\n'))
     assert prepare(tmp_path / "c.jsonl.gz", tmp_path / "m.jsonl").recordings == 1
+
+
+def test_a_lost_recording_is_not_another_of_its_name(
+    tmp_path: Path, write_tone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("data/s1/001.wav", "data/s2/001.wav", "work/001.wav"):
+        write_tone(name, seconds=0.5)
+    rows = [Recording(f"s{i}", tmp_path / f"data/s{i}/001.wav", 1.0, f"text {i}", f"s{i}") for i in (1, 2)]
+    write_manifest(tmp_path / "cuts.jsonl", [replace(row, seconds=0.5) for row in rows])
+    (tmp_path / "data/s2/001.wav").unlink()
+    monkeypatch.chdir(tmp_path / "work")
+    found = list(read_cuts(tmp_path / "cuts.jsonl"))
+    assert [one.recording.path.exists() for one in found if one.recording] == [True, False]
+
+
+def test_a_line_of_no_unicode_is_rejected_alone(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"audio": "a.wav", "text": "a \\ud800 b"}\n{"audio": "b.wav"}\n')
+    bad, good = read_jsonl(tmp_path / "rows.jsonl")
+    assert "not Unicode" in str(bad.reason) and good.recording is not None
+
+
+def test_a_damaged_gz_is_told(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b'{"audio": "a.wav"}\n' * 2000))
+    packed[20:40] = bytes(20)
+    (tmp_path / "rows.jsonl.gz").write_bytes(bytes(packed))
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz is not a JSONL file that can be read"):
+        list(json_lines(tmp_path / "rows.jsonl.gz"))

@@ -188,7 +188,7 @@ def test_codes_of_a_damaged_shard_are_not_taken(
     path = tmp_path / "t" / "shard-00001.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"shard-00001.safetensors is missing or damaged: tokenize again"):
+    with pytest.raises(ValueError, match=r"shard-00001.safetensors is missing or damaged: copy the folder again"):
         write_shards(manifest, tokenizers, tmp_path / "u", dataclasses.replace(SMALL, codes_from=str(tmp_path / "t")))
 
 

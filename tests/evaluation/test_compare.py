@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triptych.evaluation.compare import compare
+from triptych.evaluation.compare import compare, judge_of
 from triptych.evaluation.evaluate import Report
 from triptych.evaluation.report import Column, Section, Sheet
 
@@ -86,3 +86,9 @@ def test_chance_is_seldom_called_a_difference() -> None:
         (found,) = compare(here, there, 200, 0).differences
         beyond += found.verdict != "within chance"
     assert beyond <= 15
+
+
+def test_failures_are_the_recognisers_and_loops_of_tokens_are_not() -> None:
+    assert {judge_of("speaking", kind) for kind in ("loop", "early", "overrun", "any")} == {"recogniser"}
+    assert judge_of("continuing", "loop") is None and judge_of("speaking", "silence") is None
+    assert judge_of("speaking", "voice-takes") == "speaker"

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from triptych.evaluation import evaluate as module
-from triptych.evaluation.evaluate import chosen, claim, described, evaluate
+from triptych.evaluation.evaluate import check_given, chosen, claim, described, evaluate
 from triptych.evaluation.report import Section
-from triptych.evaluation.subject import Evaluation
+from triptych.evaluation.sections.speaking import sentences
+from triptych.evaluation.subject import EvaluateConfig, Evaluation
 from triptych.lm import native
 
 
@@ -74,7 +75,9 @@ def test_what_is_said_of_an_evaluation_is_itself_after_a_round_trip(subject: Eva
     claimed = [described(replace(subject, settings=settings), tmp_path, "a") for _ in range(2)]
     for said in claimed:
         claim(tmp_path / "out", said)
-    assert str(tmp_path) not in json.dumps(claimed[0]) and claimed[0]["settings"]["sentences_file"] == "texts"
+    assert str(tmp_path) not in json.dumps(claimed[0]) and claimed[0]["settings"]["sentences_file"].startswith(
+        "texts ("
+    )
 
 
 def test_sections_are_chosen_by_name() -> None:
@@ -156,3 +159,31 @@ def test_an_evaluation_that_is_killed_anywhere_comes_to_the_same_report(subject:
     assert [section["name"] for section in reports[0]["sections"]] == ["speaking", "continuing", "converting", "blame"]
     for one, other in ((np.load(path), np.load(tmp_path / "killed" / "cache" / "made" / path.name)) for path in whole):
         assert all(np.array_equal(one[key], other[key]) for key in ("semantic", "codes"))
+
+
+def test_what_cannot_be_spoken_is_known_before_anything_is_measured(subject: Evaluation, tmp_path: Path) -> None:
+    class Deaf:
+        def encode(self, text: str) -> list[int]:
+            if "7" in text:
+                raise ValueError("cannot speak '7'")
+            return [0]
+
+    subject.cascade.tokenizers.text = Deaf()  # type: ignore[misc]
+    for lines, why in ((None, "no such file"), ("", "has no line"), ("Red.\n7 cats.", "cannot speak '7'")):
+        path = tmp_path / f"lines{len(why)}"
+        if lines is not None:
+            path.write_text(lines)
+        asked = replace(subject, settings=replace(subject.settings, sentences_file=str(path)))
+        with pytest.raises(ValueError, match=why):
+            check_given(asked, ["speaking"])
+        check_given(asked, ["codec"])
+    clips = tuple(replace(clip, text=text) for clip, text in zip(subject.clips, ("Red.", "7.", "Blue."), strict=False))
+    asked = replace(subject, settings=replace(subject.settings, sentences_file=""))
+    vars(asked)["clips"] = clips
+    assert sentences(asked) == ["Red.", "Blue."][: len(clips)]
+
+
+@pytest.mark.parametrize("key", ["takes", "clips", "slots", "continued_seconds"])
+def test_nothing_at_all_cannot_be_asked_for(key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        EvaluateConfig(**{key: 0})

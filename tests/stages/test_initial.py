@@ -1,6 +1,7 @@
 """A run that begins with weights that exist: of a bundle, of a run; with all of them learning, or adapters alone."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 
 from triptych.cli.main import app
 from triptych.corpus.shards import ShardSet
+from triptych.lm.sampling import Sampling
 from triptych.stages.adapters import AdapterConfig, add_adapters, note_of, plain
-from triptych.stages.cascade import Cascade, find_bundle
+from triptych.stages.bundle import check_levels
+from triptych.stages.cascade import Cascade, Settings, find_bundle
 from triptych.stages.initial import folder_of, laid_over
 from triptych.stages.speech import Speech
 from triptych.stages.three import load_stage, read_stage, read_state
@@ -42,7 +45,7 @@ def losses(folder: Path) -> list[float]:
 def tiny(starter_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a tiny coarse stage."""
     folder = tmp_path_factory.mktemp("tiny") / "coarse"
-    run("coarse", starter_shards, folder, stage={**TINY, "encoder_layers": 1})
+    run("coarse", starter_shards, folder, stage={**TINY, "encoder_layers": 1, "levels": 3})
     return folder
 
 
@@ -291,3 +294,51 @@ def test_the_starter_has_a_name_unless_a_folder_has_it(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "starter").mkdir()
     assert find_bundle("starter") == Path("starter")
+
+
+def test_a_refused_run_leaves_the_one_that_is_there_as_it_is(tiny: Path, starter_shards: Path) -> None:
+    before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds a run already"):
+        run("coarse", starter_shards, tiny, stage=TINY, training={**STEPS, "max_steps": 99})
+    assert before == {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
+
+
+def test_the_cascade_speaks_with_the_weights_that_a_model_has_by_now() -> None:
+    cascade = Cascade.load()
+    stage, model = cascade.stages["coarse"]
+    before = cascade.rules.of("coarse")
+    assert cascade.rules.of("coarse") is before
+    cascade.replace("coarse", stage, model)
+    assert cascade.rules.of("coarse") is not before
+
+
+def test_a_fine_stage_asks_for_the_levels_that_it_reads() -> None:
+    stages = {name: read_stage(STARTER / "stages" / name) for name in ("coarse", "fine")}
+    check_levels(stages["coarse"], stages["fine"])
+    fewer = replace(stages["coarse"], config=replace(stages["coarse"].config, levels=2))
+    with pytest.raises(ValueError, match="makes 2 levels, and the fine stage reads 3"):
+        check_levels(fewer, stages["fine"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"levels": 99}, "levels=99"),
+        ({"levels": 0}, "levels=0"),
+        ({"transformer": {**TINY["transformer"], "causal": False}}, "causal=true"),
+        ({"prompt": {"seconds": [1.0, 4.0], "max_seconds": 4.0}}, "leave room"),
+    ],
+)
+def test_a_stage_that_cannot_learn_is_refused(
+    keys: dict[str, Any], why: str, starter_shards: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        run("coarse", starter_shards, tmp_path / "run", stage={**TINY, **keys})
+    assert not (tmp_path / "run").exists()
+
+
+def test_guards_against_loops_are_of_the_semantic_stage() -> None:
+    Settings(semantic=Sampling(longest_run=3, guidance=2.0), coarse=Sampling(guidance=2.0))
+    for wrong in ({"coarse": Sampling(longest_run=3)}, {"fine": Sampling(guidance=2.0)}):
+        with pytest.raises(ValueError, match=r"act on semantic|has none"):
+            Settings(**wrong)

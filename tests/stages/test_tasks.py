@@ -85,7 +85,7 @@ def test_an_epoch_has_the_stated_share_of_speech_without_text(speech, specs, sha
     half = replace(stage, config=replace(stage.config, speech_only_share=0.5)).usable(speech)
     beats = {True: 0, False: 0}
     for index in half:
-        beats[not speech.text_length(index)] += speech.beats(index)
+        beats[not speech.text_length(index)] += stage._beats(speech, index)
     assert set(half) == set(range(12)) and beats[True] / sum(beats.values()) == pytest.approx(0.5, abs=0.06)
 
 
@@ -165,3 +165,15 @@ def test_each_task_is_learnt_on_a_small_set(counted: Path, tmp_path: Path, posit
     assert last["recognise_accuracy"] > 0.98 and last["accuracy"] > 0.98 and last["illegal_mass"] < 0.01
     # Where a span ends cannot be known, which costs log 2 and more at each place where it might; its content can.
     assert last["interleave_accuracy"] > 0.7
+
+
+def test_speech_without_text_is_planned_as_long_as_it_is_made(fake_shards, shape):
+    """Of sixteen clips four have no text, and three of those a speaker with further clips."""
+    speech = Speech(fake_shards(640, 480, clips=16), "train")
+    specs = Specs(*(speech.shards.specs[kind] for kind in ("semantic", "acoustic", "text")))
+    config = SemanticConfig(transformer=shape, max_seconds=30.0)
+    stage = SemanticStage(config, specs).measured(speech)
+    assert speech.grid.beats(config.max_seconds) // 2 > max(map(speech.beats, speech.indices))
+    for index in [i for i in speech.indices if not speech.text_length(i)]:
+        made = [len(stage.row(speech, index, np.random.default_rng(seed)).ids) for seed in range(5)]
+        assert made == [pytest.approx(stage.length(speech, index), abs=4)] * 5

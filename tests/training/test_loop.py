@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from triptych.training.checkpoint import find_checkpoint
+from triptych.training.checkpoint import find_checkpoint, restore
 from triptych.training.config import TrainingConfig, build, load_tree
 from triptych.training.loop import TrainingStopped, learning_rate, train
 from triptych.training.run import RunFolder
@@ -252,3 +252,18 @@ def test_bf16_is_refused_where_a_convolution_comes_out_wrong(tmp_path, monkeypat
         train(Convolved(), batches, half, owned, {"stage": "toy"})
     assert not (tmp_path / "run" / "latest").exists()
     run(tmp_path / "other", half)  # without convolutions there is nothing to get wrong
+
+
+def test_a_run_goes_on_where_somebody_else_keeps_the_moments(tmp_path):
+    """As through DeepSpeed, which is given no optimiser here."""
+    model = run(tmp_path / "run")
+    checkpoint = find_checkpoint(tmp_path / "run")
+    assert restore(checkpoint, model, [], model.parameters()) == CONFIG.max_steps
+    with pytest.raises(ValueError, match=r"trained body\.0"):
+        restore(checkpoint, model, [], list(model.parameters())[2:])
+
+
+@pytest.mark.parametrize("key", ["log_every", "validate_every", "checkpoint_every"])
+def test_every_is_at_least_one(key):
+    with pytest.raises(ValueError, match=key):
+        build(TrainingConfig, {key: 0}, "here")

@@ -28,7 +28,7 @@ from triptych.tokenizers.waveform import Waveform
 from triptych.training.distributed import rank, ranks, wait_for_all, world
 from triptych.training.files import atomic_folder, refuse_existing
 from triptych.training.loop import Validate, pick_device, train
-from triptych.training.run import RunFolder
+from triptych.training.run import RunFolder, refuse_run
 
 __all__ = ["CodecFitConfig", "fit_acoustic"]
 
@@ -184,7 +184,10 @@ def fit_acoustic(
         torch.manual_seed(config.training.seed)
         model = DecoderTrainee(config, config.decoder_of) if config.decoder_of else CodecTrainee(config)
         record = {"stage": "codec", "config": asdict(config), "format": 1}
-        with RunFolder(folder.with_name(folder.name + ".run"), asdict(config)) as run:
+        path = folder.with_name(folder.name + ".run")
+        if not resume:
+            refuse_run(path)
+        with RunFolder(path, asdict(config)) as run:
             train(
                 model,
                 crop_batches(clips, config, guesses),

@@ -53,7 +53,8 @@ def bundle(
 
 
 def over_bundle(base: Path, parts: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a bundle to be, those that are None taken from another; its voices and settings stay under theirs.
+    """The parts of a bundle to be, those that are None taken from another; its voices and settings stay under theirs,
+    its voices but where other tokenizers heard them.
 
     Raises:
         ValueError: `base` is no bundle.
@@ -71,7 +72,21 @@ def over_bundle(base: Path, parts: dict[str, Any]) -> dict[str, Any]:
     places = {name: base / "stages" / name for name in ("semantic", "coarse", "fine")}
     places["tokenizers"] = base / "tokenizers"
     taken = {name: parts[name] or place for name, place in places.items()}
-    return {**parts, **taken, "settings": settings, "more_voices": voices_of(base)}
+    voices = voices_of(base)
+    if parts["tokenizers"] and other_tokens(base / "tokenizers", parts["tokenizers"]):
+        left = [name for name in voices if name not in parts["voices"]]
+        if left:
+            log(f"left out, since other tokenizers heard them: {', '.join(left)}; --voices hears recordings anew")
+        voices = {}
+    return {**parts, **taken, "settings": settings, "more_voices": voices}
+
+
+def other_tokens(one: Path, other: Path) -> bool:
+    """Whether two folders of tokenizers say recordings in other tokens."""
+    from triptych.tokenizers.trio import Tokenizers
+
+    specs = [Tokenizers.load(folder).specs for folder in (one, other)]
+    return any(specs[0][kind] != specs[1][kind] for kind in ("semantic", "acoustic"))
 
 
 def info(path: Some, as_json: Json = False) -> None:
@@ -98,12 +113,56 @@ def verify(path: Some, as_json: Json = False) -> None:
         from triptych.stages.bundle import verify_bundle
 
         verify_bundle(path)
+    elif kind == "tokenizer":
+        read_tokenizer(path)
     else:
         describe(path)
+        check_weights(path)
     if as_json:
         result_json({"path": str(path), "holds": kind, "whole": True, "bytes": size_of(path)})
     else:
         result(f"{path}: {kind}, whole, {size_of(path) / 1e6:.1f} MB")
+
+
+def read_tokenizer(folder: Path) -> None:
+    """Loads one, whichever it is.
+
+    Raises:
+        ValueError: something of it is missing or damaged.
+    """
+    from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+    from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+    from triptych.tokenizers.text.frontend import load_text
+    from triptych.training.files import read_json
+
+    record = read_json(folder / "tokenizer.json")
+    if record.get("kind") == "semantic":
+        SemanticTokenizer.load(folder)
+    elif "levels" in record:
+        AcousticTokenizer.load(folder)
+    else:
+        load_text(folder)
+
+
+def check_weights(path: Path) -> None:
+    """Reads the weights of a checkpoint.
+
+    Raises:
+        ValueError: they cannot be read, or not all are numbers.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from triptych.training.checkpoint import find_checkpoint
+
+    weights = find_checkpoint(path) / "model.safetensors"
+    try:
+        tensors = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{weights} cannot be read, copy the folder again: {str(error)[:160]}") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{weights}: {name} is not all numbers: copy the folder again")
 
 
 def voices(bundle: Bundle = None, as_json: Json = False) -> None:
@@ -212,8 +271,10 @@ def read_voices(path: Path) -> dict[str, tuple[Path, str | None]]:
         try:
             row = json.loads(line)
             name, audio, text = row["name"], path.parent / row["audio"], row.get("text")
+            if not isinstance(name, str) or not isinstance(text, str | None):
+                raise TypeError
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f'{path}, line {number}: give {{"name": …, "audio": …, "text": …}}') from None
+            raise ValueError(f'{path}, line {number}: give {{"name": …, "audio": …, "text": …}}, as texts') from None
         if not audio.is_file() or name in named:
             raise ValueError(
                 f"{path}, line {number}: {f'{name} stands twice' if name in named else f'no file {audio}'}"

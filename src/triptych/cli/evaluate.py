@@ -52,6 +52,8 @@ def evaluate(
     if bundle is not None and "=" in bundle:  # no bundle was named: the first word is an override
         overrides, bundle = [bundle, *(overrides or [])], None
     check_writable(output / "x")
+    if data is None and (bundle or overrides or config or blame):
+        raise ValueError("nothing is measured without --data MANIFEST; without it a report is written again as it is")
     from triptych.evaluation.evaluate import read_report, write_report
 
     other = read_report(against) if against else None  # known to be there before hours of listening
@@ -68,7 +70,7 @@ def measure(
 ) -> "Report":
     """Measures what is not measured yet in `output`; `also`: sections beside those of the settings."""
     from triptych.corpus.manifest import read_manifest
-    from triptych.evaluation.evaluate import chosen, claim, described
+    from triptych.evaluation.evaluate import check_given, chosen, claim, described
     from triptych.evaluation.evaluate import evaluate as run
     from triptych.evaluation.judges import Memory, load_judges
     from triptych.evaluation.subject import EvaluateConfig, Evaluation
@@ -87,7 +89,7 @@ def measure(
         log(f"no {kind}: {why}")
     cascade = Cascade.load(folder)
     subject = Evaluation(cascade, data, settings, judges, output, lambda done, total, note: None)
-    _ = subject.clips  # an empty split is known before a folder is made
+    check_given(subject, names)
     said = described(subject, folder, str(bundle or STARTER).rstrip("/").split("/")[-1])
     claim(output, said)
     return run(subject, names, said, section_bar)

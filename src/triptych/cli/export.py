@@ -25,7 +25,7 @@ def export(
 
     check_folder(output)
     folder = folder_of(source, stage)
-    text = folder.parents[1] / "tokenizers" / "text"
+    text = folder.resolve().parents[1] / "tokenizers" / "text"
     note = export_stage(folder, output, text if text.is_dir() else None)
     if as_json:
         result_json(note)

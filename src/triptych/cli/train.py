@@ -17,6 +17,7 @@ FITS = {
     "encoder": ("triptych.tokenizers.semantic.pretrain", "EncoderFitConfig"),
     "acoustic": ("triptych.tokenizers.acoustic.fit", "CodecFitConfig"),
     "tokenize": ("triptych.corpus.shards", "ShardConfig"),
+    "guess": ("triptych.stages.coarse.guess", "GuessConfig"),
     "speak": ("triptych.stages.cascade", "Settings"),
     "evaluate": ("triptych.evaluation.subject", "EvaluateConfig"),
     "inspect-codec": ("triptych.evaluation.codec", "CodecInspectConfig"),

@@ -12,6 +12,7 @@ reading a line needs only JSON, so nothing here imports it. Knows no audio beyon
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                     yield number, row if isinstance(row, dict) else "not a JSON object"
                 except (json.JSONDecodeError, RecursionError) as error:
                     yield number, f"not JSON ({error})"
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{path} is not a JSONL file that can be read: {error}") from None
 
 

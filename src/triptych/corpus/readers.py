@@ -21,6 +21,7 @@ from triptych.corpus.manifest import (
     json_lines,
     merge_supervisions,
     recording_of_cut,
+    written,
 )
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
@@ -92,8 +93,8 @@ def _found_in_row(where: str, row: dict[str, Any], folder: Path) -> Found:
     split, seconds, name = row.pop("split", None), row.pop("seconds", None), row.pop("id", None)
     if not isinstance(audio, str) or not audio:
         raise ValueError(f"no audio: the key 'audio' is {audio!r}, and must be a path")
-    if not isinstance(text, str | None):
-        raise ValueError(f"text is {text!r}, and must be a string or null")
+    if text is not None:
+        text = written(text, "text")
     if not isinstance(speaker, str | int | None):
         raise ValueError(f"speaker is {speaker!r}, and must be a string or null")
     recording = Recording(
@@ -175,7 +176,7 @@ def read_cuts(source: Path) -> Iterator[Found]:
             if split is not None:
                 row = row | {"custom": row["custom"] | {"split": split_named(split)}}
             recording = recording_of_cut(row, source.resolve().parent)
-            yield Found(where, looked_for(recording), has_split=split is not None)
+            yield Found(where, looked_for(recording, source.resolve().parent), has_split=split is not None)
         except ValueError as error:
             yield Found(where, reason=str(error))
 
@@ -213,19 +214,16 @@ def _found_in_recording(where: str, row: dict[str, Any], said: dict[str, Any] | 
                 start=float(said["start"]), seconds=float(said["duration"]),
                 channel=channel if isinstance(channel, int) and header.channels > 1 else None,
             )  # fmt: skip
-        return Found(where, looked_for(recording))
+        return Found(where, looked_for(recording, folder))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, ValueError) else f"not a lhotse recording ({error})"
         return Found(where, reason=reason)
 
 
-def looked_for(recording: Recording) -> Recording:
-    """lhotse writes paths as they were given, often relative to the working folder: look there too."""
-    if recording.path.exists():
+def looked_for(recording: Recording, folder: Path) -> Recording:
+    """lhotse writes paths as they were given, often relative to the working folder: look there too, for the whole of
+    what is written, since another file of the same name may lie there."""
+    if recording.path.exists() or not recording.path.is_relative_to(folder):
         return recording
-    given = Path(*recording.path.parts)
-    for start in range(1, len(given.parts)):
-        tail = Path(*given.parts[start:])
-        if tail.exists():
-            return replace(recording, path=tail.resolve())
-    return recording
+    given = recording.path.relative_to(folder)
+    return replace(recording, path=given.resolve()) if given.exists() else recording

@@ -11,6 +11,7 @@ a time. Knows no audio.
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -148,7 +149,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         packed: Any = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
         with packed as stream:
             yield stream
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is not a manifest that can be read: {error}") from None
 
 

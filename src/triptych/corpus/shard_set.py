@@ -229,7 +229,9 @@ def check_file(path: Path, file: Mapping[str, Any]) -> None:
         ValueError: missing or damaged.
     """
     if not path.is_file() or file_digest(path) != file["sha256"]:
-        raise ValueError(f"{path} is missing or damaged: tokenize again, or copy the folder again")
+        raise ValueError(
+            f"{path} is missing or damaged: copy the folder again, or remove {path.stem}.* and tokenize again"
+        )
 
 
 def codes_of(folder: Path, shard: int) -> dict[str, Ids]:

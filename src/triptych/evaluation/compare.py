@@ -22,8 +22,10 @@ FEWEST = 6
 JUDGE_OF = {
     "words": "recogniser", "characters": "recogniser", "heard": "recogniser", "voice": "speaker",
     "natural": "naturalness", "dnsmos": "naturalness",
+    "speaking/loop": "recogniser", "speaking/early": "recogniser", "speaking/overrun": "recogniser",
+    "speaking/any": "recogniser",
 }  # fmt: skip
-"""column, up to a '-' -> the judge that it needs"""
+"""column, up to a '-', in any section or in one -> the judge that it needs"""
 SHARED = 0.5
 """of the utterances of both that must be the same, to be paired"""
 
@@ -101,10 +103,16 @@ def of_section(here: Section, there: Section, unlike: set[str], resamples: int, 
         for row, cells in table.values.items() if other else ():
             for key, values in cells.items():
                 against = other.values.get(row, {}).get(key, {}) if other else {}
-                if values and against and JUDGE_OF.get(key.split("-")[0]) not in unlike:
+                if values and against and judge_of(here.name, key) not in unlike:
                     place = (here.name, table.title, row, table.columns[key])
                     found.append(difference(place, values, against, resamples, seed))
     return found
+
+
+def judge_of(section: str, column: str) -> str | None:
+    """The judge that a column of a section needs, if any."""
+    kind = column.split("-")[0]
+    return JUDGE_OF.get(f"{section}/{kind}", JUDGE_OF.get(kind))
 
 
 def difference(

@@ -19,6 +19,7 @@ from typing import Any
 import triptych
 from triptych.evaluation.compare import Comparison, compare
 from triptych.evaluation.page import page
+from triptych.evaluation.pairs import read_pairs
 from triptych.evaluation.report import Section
 from triptych.evaluation.sections.blame import blame_section
 from triptych.evaluation.sections.codec import codec_section
@@ -26,7 +27,7 @@ from triptych.evaluation.sections.continuing import continuing_section
 from triptych.evaluation.sections.converting import converting_section
 from triptych.evaluation.sections.cost import cost_section
 from triptych.evaluation.sections.likelihood import likelihood_section
-from triptych.evaluation.sections.speaking import speaking_section
+from triptych.evaluation.sections.speaking import sentences, speaking_section
 from triptych.evaluation.sections.stages import stages_section
 from triptych.evaluation.sections.tokens import tokens_section
 from triptych.evaluation.subject import Evaluation, Progress
@@ -77,6 +78,20 @@ def chosen(names: Sequence[str], also: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(name for name in SECTIONS if name in wanted)
 
 
+def check_given(subject: Evaluation, names: Sequence[str]) -> None:
+    """What sections read is known to be there before a folder is made, and before hours of listening.
+
+    Raises:
+        ValueError: an empty split, texts that cannot be spoken, or pairs that cannot be read.
+    """
+    _ = subject.clips
+    if "speaking" in names:
+        sentences(subject)
+    if "likelihood" in names:
+        for folder in subject.settings.pairs:
+            read_pairs(Path(folder))
+
+
 def described(subject: Evaluation, bundle: Path, name: str) -> dict[str, Any]:
     """Who is evaluated, on what, by whom, with what; no path of this machine is in it."""
     import torch
@@ -85,6 +100,8 @@ def described(subject: Evaluation, bundle: Path, name: str) -> dict[str, Any]:
     settings = asdict(subject.settings)
     for key in ("recogniser", "speaker", "language_model", "sentences_file"):
         settings[key] = Path(settings[key]).name if Path(settings[key]).exists() else settings[key]
+    if subject.settings.sentences_file:
+        settings["sentences_file"] += f" ({file_digest(Path(subject.settings.sentences_file))[:8]})"
     said = {
         "triptych": triptych.__version__,
         "bundle": {"name": name, "fingerprint": fingerprint_of(record["files"]), "settings": record["settings"]},

@@ -100,7 +100,7 @@ def make_pairs(
     golds = {test: folder / test / "dev" / GOLD for test in KINDS if any(pair.test == test for pair in pairs)}
     for gold in golds.values():
         if gold.exists():
-            raise ValueError(f"{gold} exists already: name another output, or remove it")
+            raise ValueError(f"{gold} exists already: name another output, or remove {gold.parent}")
     total, done = 2 * len(pairs) * len(voices), 0
     for test, gold in golds.items():
         rows = []

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from triptych.corpus.clips import part_of
@@ -25,7 +26,7 @@ from triptych.evaluation.judges import Judges
 from triptych.stages.cascade import Cascade, Utterance
 from triptych.tokenizers.trio import Tokens
 from triptych.tokenizers.waveform import WHOLE, Waveform, load_prepared, resample, write_wav
-from triptych.training.config import STRICT
+from triptych.training.config import STRICT, Positive
 from triptych.training.files import atomic_file
 
 Progress = Callable[[int, int, str], None]
@@ -38,7 +39,7 @@ OPUS_RATE = 24_000
 class EvaluateConfig:
     """How much is judged, and by whom."""
 
-    clips: int = 30
+    clips: Positive = 30
     """clips of the split, taken evenly; each section uses them, or the first of them"""
     split: Split = "test"
     """of the manifest; the cascade should not have been trained on it"""
@@ -46,15 +47,15 @@ class EvaluateConfig:
     """longer clips are left out"""
     codec_levels: tuple[int, ...] = ()
     """levels kept in turn in the section 'codec'; empty: 1 to all"""
-    sentences: int = 30
+    sentences: Positive = 30
     """texts to speak"""
     sentences_file: str = ""
     """a text a line; empty: the texts of the clips"""
-    takes: int = 2
+    takes: Positive = 2
     """times that each text is spoken with another seed, to compare the voice between takes"""
-    prompt_seconds: float = 3.0
+    prompt_seconds: Annotated[float, Field(gt=0)] = 3.0
     """of a clip that is continued"""
-    continued_seconds: float = 7.0
+    continued_seconds: Annotated[float, Field(gt=0)] = 7.0
     """asked of a continuation"""
     recogniser: str = "openai/whisper-base.en"
     """a folder or a hub id, as for 'score'; none: no word error"""
@@ -67,15 +68,15 @@ class EvaluateConfig:
     nobody does"""
     pairs: tuple[str, ...] = ()
     """folders of likelihood tests, in the formats of ZeroSpeech 2021 or slamkit; 'make-pairs' makes such"""
-    resamples: int = 2000
+    resamples: Positive = 2000
     """of the utterances, for the 95 % intervals"""
     seed: int = 0
     """of sampling and of resampling"""
     sections: tuple[str, ...] = ()
     """names of sections, such as codec,cost; empty: all that need not be asked for"""
-    slots: int = 8
+    slots: Positive = 8
     """utterances that are made side by side, and heard so where the recogniser can; more take more memory"""
-    samples: int = 4
+    samples: Annotated[int, Field(ge=0)] = 4
     """sounds a section that the page plays; 0: none"""
 
 

@@ -11,7 +11,7 @@ Invariant: whatever stops the writing, `latest` and `best` name whole checkpoint
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,16 @@ def find_checkpoint(path: Path, which: str = "latest") -> Path:
     raise ValueError(f"{path} holds no checkpoint: name a run folder, or one of its checkpoints/step-…")
 
 
-def restore(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+def restore(
+    folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], learning: Iterable[nn.Parameter]
+) -> int:
     """Loads weights and moments in place; returns the step that they were saved after.
 
     A model may name beginnings of states in `may_be_new`: those keep their initial values where the file has none.
 
+    Args:
+        optimizers: that take moments; none where somebody else keeps them, as DeepSpeed does.
+        learning: the parameters that learn from now on.
     Raises:
         ValueError: weights that are not this model's, or some that learned and would stand still now.
     """
@@ -124,13 +129,15 @@ def restore(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Opt
             for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
                 name = names[parameter]
                 if name in learned:
-                    learned.remove(name)
                     optimizer.state[parameter] = {  # all on the parameter's device: fused AdamW keeps its steps there
                         key: stored.get_tensor(f"{key}.{name}").to(parameter.device)
                         for key in ("step", "exp_avg", "exp_avg_sq")
                     }
-    if learned:
-        raise ValueError(f"{folder} trained {min(learned)}, this config does not: resume with the one it was made with")
+    stand_still = learned - {names[parameter] for parameter in learning}
+    if stand_still:
+        raise ValueError(
+            f"{folder} trained {min(stand_still)}, this config does not: resume with the one it was made with"
+        )
     return int(read_json(folder / "stage.json")["step"])
 
 

@@ -6,15 +6,16 @@ Knows nothing of models: each owner keeps its config dataclass beside itself and
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
 """Every config dataclass is built with it: an unknown key is an error."""
 
 T = TypeVar("T")
+Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,11 +70,11 @@ class TrainingConfig:
     """cpu, cuda, or auto: cuda where there is one"""
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice"""
-    log_every: int = 50
+    log_every: Positive = 50
     """steps between two lines of metrics.jsonl"""
-    validate_every: int = 500
+    validate_every: Positive = 500
     """steps between two validations"""
-    checkpoint_every: int = 500
+    checkpoint_every: Positive = 500
     """steps between two checkpoints"""
     keep_last: int = 2
     """checkpoints kept, besides the best one"""

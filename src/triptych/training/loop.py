@@ -44,7 +44,7 @@ from triptych.training.distributed import (
 from triptych.training.memory import keep_freed_memory
 from triptych.training.optimiser import learners_of, learning_rate, make_optimizer
 from triptych.training.precision import check_convolutions
-from triptych.training.run import RunFolder
+from triptych.training.run import RunFolder, refuse_run
 from triptych.training.step import TrainingError, autocast, take_step
 from triptych.training.zero import ZeroEngine
 
@@ -118,10 +118,11 @@ def train(
     if dealt_out and config.average:
         raise ValueError("training.average: not through DeepSpeed yet; leave training.deepspeed.zero or this out")
     optimizers = [] if dealt_out else [make_optimizer(learner.parameters, learner.config) for learner in learners]
-    step = restore(find_checkpoint(run.path), model, optimizers) if resume else 0
+    learning = [p for learner in learners for p in learner.parameters if p.requires_grad]
+    step = restore(find_checkpoint(run.path), model, optimizers, learning) if resume else 0
     take_from_first(model.state_dict().values())
-    if not resume and (run.path / "latest").exists():
-        raise ValueError(f"{run.path} holds a run already: add resume=true to go on with it, or name another folder")
+    if not resume:
+        refuse_run(run.path)
     if step > config.max_steps:
         raise ValueError(f"{run.path} is at step {step} already, beyond training.max_steps={config.max_steps}")
     run.rewind(step)

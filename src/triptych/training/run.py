@@ -26,6 +26,12 @@ from triptych.training.distributed import before_leaving, rank, wait_for_all
 from triptych.training.files import atomic_file, read_json, write_json
 
 
+def refuse_run(path: Path) -> None:
+    """Raises ValueError where `path` holds a run: to be asked before anything of it is written."""
+    if (path / "latest").exists():
+        raise ValueError(f"{path} holds a run already: add resume=true to go on with it, or name another folder")
+
+
 class RunFolder:
     """Owns `path` until closed.
 

@@ -38,7 +38,7 @@ def converting_section(subject: Evaluation) -> Section:
     samples: list[Sample] = []
     asked = {}
     for number, clip in enumerate(subject.clips):
-        others = [who for who in targets if who.name != clip.speaker]
+        others = [who for who in targets if who.name != (clip.speaker or clip.id)]
         if others:
             asked[number] = others[number % len(others)]
     converted = convert_all(subject, asked)

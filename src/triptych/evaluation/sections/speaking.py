@@ -98,20 +98,38 @@ def speaking_section(subject: Evaluation) -> Section:
 
 
 def sentences(subject: Evaluation) -> list[str]:
-    """Texts to speak: the lines of the file, or what the clips say.
+    """Texts to speak: the lines of the file, or of what the clips say all that can be spoken.
 
     Raises:
-        ValueError: the file has none.
+        ValueError: the file is not there, has none, or one that cannot be spoken.
     """
     settings = subject.settings
-    if settings.sentences_file:
-        found = [line.strip() for line in Path(settings.sentences_file).read_text(encoding="utf-8-sig").splitlines()]
-        found = [line for line in found if line]
-        if not found:
-            raise ValueError(f"{settings.sentences_file} has no line of text")
-    else:
-        found = list(dict.fromkeys(clip.text for clip in subject.clips if clip.text))
-    return found[: settings.sentences]
+    if not settings.sentences_file:
+        texts = dict.fromkeys(clip.text for clip in subject.clips if clip.text)
+        return [text for text in texts if not unspeakable(subject, text)][: settings.sentences]
+    path = Path(settings.sentences_file)
+    if not path.is_file():
+        raise ValueError(f"sentences_file={path}: no such file")
+    found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    found = [line for line in found if line][: settings.sentences]
+    if not found:
+        raise ValueError(f"{path} has no line of text")
+    for line in found:
+        why = unspeakable(subject, line)
+        if why:
+            raise ValueError(f"{path}: {why}")
+    return found
+
+
+def unspeakable(subject: Evaluation, text: str) -> str:
+    """Why the cascade cannot say a text; empty where it can, or says none at all."""
+    front_end = subject.cascade.tokenizers.text
+    try:
+        if front_end is not None:
+            front_end.encode(text)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def voices(subject: Evaluation) -> dict[str, list[Speaks]]:
