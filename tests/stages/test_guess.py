@@ -20,7 +20,9 @@ STARTER = Path(__file__).parents[2] / "src" / "triptych" / "starter"
 
 @pytest.fixture
 def stage(specs, shape) -> CoarseStage:
-    return CoarseStage(CoarseConfig(levels=3, transformer=shape, prompt=PromptConfig(max_seconds=0.5)), specs)
+    return CoarseStage(
+        CoarseConfig(levels=3, transformer=shape, prompt=PromptConfig(seconds=(0.1, 0.2), max_seconds=0.5)), specs
+    )
 
 
 def test_one_pass_is_frame_by_frame(stage, speech) -> None:
