@@ -46,7 +46,7 @@ def demo(
     cascade, settings = load(bundle, seed, overrides)
     log(f"the cascade is loaded ({time.monotonic() - began:.1f} s)")
     names = list(cascade.voices())
-    first, second = (names[0], names[-1]) if names else (None, None)
+    first, second = (names[0], names[1 % len(names)]) if names else (None, None)
 
     made: list[tuple[str, Path, Utterance]] = []
 
