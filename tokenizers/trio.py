@@ -189,3 +189,22 @@ class Tokenizers:
 def write_waveform_spec(folder: Path, spec: WaveformSpec) -> None:
     """Writes waveform.json into a folder of tokenizers."""
     write_json(folder / WAVEFORM_FILE, asdict(spec))
+
+
+def verify_tokenizer(folder: Path) -> None:
+    """Loads one of the three, whichever it is.
+
+    Raises:
+        ValueError: something of it is missing or damaged.
+    """
+    from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+    from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+    from triptych.tokenizers.text.frontend import load_text
+
+    record = read_json(folder / "tokenizer.json")
+    if record.get("kind") == "semantic":
+        SemanticTokenizer.load(folder)
+    elif "levels" in record:
+        AcousticTokenizer.load(folder)
+    else:
+        load_text(folder)

@@ -190,9 +190,11 @@ class SemanticStage:
 
     def _beats(self, speech: Speech, index: int) -> int:
         """Of what a row says: without a text, other clips of the speaker follow, see `_speech_only`."""
-        beats, longest = min(speech.beats(index), self._longest(speech)), self._longest(speech)
-        followed = len(speech.by_speaker.get(int(speech.shards.speaker_of[index]), ())) > 1
-        return max(beats, longest // 2) if followed and not speech.text_length(index) else beats
+        longest = self._longest(speech)
+        beats = min(speech.beats(index), longest)
+        if speech.text_length(index) or len(speech.by_speaker.get(int(speech.shards.speaker_of[index]), ())) < 2:
+            return beats
+        return max(beats, longest // 2)
 
     def row(self, speech: Speech, index: int, rng: np.random.Generator, given: str | None = None) -> Row:
         """A prompted, plain or speech-only row of clip `index`; see `Stage.row`."""

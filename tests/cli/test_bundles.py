@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from triptych.cli.bundles import kind_of, outline, over_bundle, read_voices
 from triptych.stages.bundle import STARTER, find_bundle
+from triptych.stages.three import read_stage
 from triptych.tokenizers.trio import Tokenizers
 
 Run = Callable[..., tuple[int, str, str]]
@@ -93,9 +95,9 @@ def test_voices_that_other_tokenizers_heard_are_left_out(
     other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     starter = find_bundle(STARTER)
-    specs = {starter / "tokenizers": {"text": 1, "semantic": 1, "acoustic": 1}}
-    specs[tmp_path] = specs[starter / "tokenizers"] | {other: 2}
-    monkeypatch.setattr(Tokenizers, "load", lambda folder: SimpleNamespace(specs=specs[folder]))
+    specs = vars(read_stage(starter / "stages" / "coarse").specs)
+    new = specs | {other: replace(specs[other] or specs["semantic"], fingerprint="another")}
+    monkeypatch.setattr(Tokenizers, "load", lambda folder: SimpleNamespace(specs=new))
     parts: dict[str, Any] = {name: None for name in ("semantic", "coarse", "fine")} | {"voices": {}, "settings": {}}
     kept = over_bundle(starter, parts | {"tokenizers": tmp_path})["more_voices"]
     assert "af_heart" in over_bundle(starter, parts | {"tokenizers": None})["more_voices"]

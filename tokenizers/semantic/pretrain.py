@@ -37,7 +37,7 @@ from triptych.tokenizers.semantic.targets import Recipe, Targets, has_targets, k
 from triptych.training.config import STRICT, TrainingConfig
 from triptych.training.distributed import of_all_ranks, rank, ranks, wait_for_all, world
 from triptych.training.loop import train
-from triptych.training.run import RunFolder
+from triptych.training.run import RunFolder, refuse_run
 
 if TYPE_CHECKING:
     from triptych.tokenizers.text.frontend import TextTokenizer
@@ -172,12 +172,10 @@ def _refuse(clips: Clips, folder: Path, config: EncoderFitConfig, resume: bool) 
         raise ValueError("targets=tokens asks for a semantic tokenizer: add targets_from=FOLDER")
     if config.token_weight and config.targets != "tokens":
         raise ValueError("token_weight asks for a tokenizer's centroids: add targets=tokens targets_from=FOLDER")
-    if (folder / "run" / "latest").exists() != resume:
-        raise ValueError(
-            f"{folder} holds no run that could be resumed"
-            if resume
-            else f"{folder} holds a run already: add resume=true to go on with it, or name another folder"
-        )
+    if not resume:
+        refuse_run(folder / "run")
+    elif not (folder / "run" / "latest").exists():
+        raise ValueError(f"{folder} holds no run that could be resumed")
 
 
 def recipe_of(config: EncoderFitConfig) -> Recipe:

@@ -73,7 +73,7 @@ def over_bundle(base: Path, parts: dict[str, Any]) -> dict[str, Any]:
     places["tokenizers"] = base / "tokenizers"
     taken = {name: parts[name] or place for name, place in places.items()}
     voices = voices_of(base)
-    if parts["tokenizers"] and other_tokens(base / "tokenizers", parts["tokenizers"]):
+    if parts["tokenizers"] and other_tokens(places["coarse"], parts["tokenizers"]):
         left = [name for name in voices if name not in parts["voices"]]
         if left:
             log(f"left out, since other tokenizers heard them: {', '.join(left)}; --voices hears recordings anew")
@@ -81,12 +81,13 @@ def over_bundle(base: Path, parts: dict[str, Any]) -> dict[str, Any]:
     return {**parts, **taken, "settings": settings, "more_voices": voices}
 
 
-def other_tokens(one: Path, other: Path) -> bool:
-    """Whether two folders of tokenizers say recordings in other tokens."""
+def other_tokens(coarse: Path, tokenizers: Path) -> bool:
+    """Whether a coarse stage, which has both on its sides, knows other semantic tokens or codes than those."""
+    from triptych.stages.three import read_stage
     from triptych.tokenizers.trio import Tokenizers
 
-    specs = [Tokenizers.load(folder).specs for folder in (one, other)]
-    return any(specs[0][kind] != specs[1][kind] for kind in ("semantic", "acoustic"))
+    known, specs = read_stage(coarse).specs, Tokenizers.load(tokenizers).specs
+    return (known.semantic, known.acoustic) != (specs["semantic"], specs["acoustic"])
 
 
 def info(path: Some, as_json: Json = False) -> None:
@@ -114,55 +115,18 @@ def verify(path: Some, as_json: Json = False) -> None:
 
         verify_bundle(path)
     elif kind == "tokenizer":
-        read_tokenizer(path)
+        from triptych.tokenizers.trio import verify_tokenizer
+
+        verify_tokenizer(path)
     else:
+        from triptych.training.checkpoint import verify_checkpoint
+
         describe(path)
-        check_weights(path)
+        verify_checkpoint(path)
     if as_json:
         result_json({"path": str(path), "holds": kind, "whole": True, "bytes": size_of(path)})
     else:
         result(f"{path}: {kind}, whole, {size_of(path) / 1e6:.1f} MB")
-
-
-def read_tokenizer(folder: Path) -> None:
-    """Loads one, whichever it is.
-
-    Raises:
-        ValueError: something of it is missing or damaged.
-    """
-    from triptych.tokenizers.acoustic.codec import AcousticTokenizer
-    from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
-    from triptych.tokenizers.text.frontend import load_text
-    from triptych.training.files import read_json
-
-    record = read_json(folder / "tokenizer.json")
-    if record.get("kind") == "semantic":
-        SemanticTokenizer.load(folder)
-    elif "levels" in record:
-        AcousticTokenizer.load(folder)
-    else:
-        load_text(folder)
-
-
-def check_weights(path: Path) -> None:
-    """Reads the weights of a checkpoint.
-
-    Raises:
-        ValueError: they cannot be read, or not all are numbers.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from triptych.training.checkpoint import find_checkpoint
-
-    weights = find_checkpoint(path) / "model.safetensors"
-    try:
-        tensors = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{weights} cannot be read, copy the folder again: {str(error)[:160]}") from None
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{weights}: {name} is not all numbers: copy the folder again")
 
 
 def voices(bundle: Bundle = None, as_json: Json = False) -> None:

@@ -167,6 +167,7 @@ def read_folder(folder: Path) -> Iterator[Found]:
 
 def read_cuts(source: Path) -> Iterator[Found]:
     """A lhotse `CutSet` of cuts of single audio files."""
+    folder = source.resolve().parent
     for number, row in json_lines(source):
         where = f"{source.name}, line {number}"
         try:
@@ -175,8 +176,8 @@ def read_cuts(source: Path) -> Iterator[Found]:
             split = (row.get("custom") or {}).get("split")
             if split is not None:
                 row = row | {"custom": row["custom"] | {"split": split_named(split)}}
-            recording = recording_of_cut(row, source.resolve().parent)
-            yield Found(where, looked_for(recording, source.resolve().parent), has_split=split is not None)
+            recording = recording_of_cut(row, folder)
+            yield Found(where, looked_for(recording, folder), has_split=split is not None)
         except ValueError as error:
             yield Found(where, reason=str(error))
 

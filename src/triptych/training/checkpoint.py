@@ -141,6 +141,23 @@ def restore(
     return int(read_json(folder / "stage.json")["step"])
 
 
+def verify_checkpoint(path: Path) -> None:
+    """Reads the weights of a checkpoint, or of a run's latest one.
+
+    Raises:
+        ValueError: they cannot be read, or not all are numbers.
+    """
+    file = find_checkpoint(path) / "model.safetensors"
+    try:
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118
+                tensor = stored.get_tensor(name)
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise ValueError(f"{file}: {name} is not all numbers: copy the folder again")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read, copy the folder again: {str(error)[:160]}") from None
+
+
 def average_of(model: nn.Module, keep: float, folder: Path) -> Average | None:
     """The averaged weights of a run that is new, or was just restored from `folder`; None where `keep` is 0."""
     if not keep:
