@@ -203,6 +203,8 @@ class FlattenedRule(LanguageRule):
         self._legal = list(model.flattening.legal().to(engine.device))
 
     def row(self, span: Span, new: int, sampling: Sampling, generator: torch.Generator) -> Row:
+        if sampling.guidance != 1.0:
+            raise ValueError("coarse.guidance: a coarse stage of the flattened layout has none; leave it at 1")
         flat = self.flattening
         given, positions = flat.prefix(span.semantic)
         known = flat.flatten(span.codes)
@@ -212,7 +214,7 @@ class FlattenedRule(LanguageRule):
             torch.from_numpy(np.concatenate([positions, after])),
             self._legal,
             new * flat.levels,
-            replace(sampling, guidance=1.0),
+            sampling,
             generator,
             position_of=lambda i: flat.position_of(len(known) + i),
         )

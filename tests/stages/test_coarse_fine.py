@@ -264,9 +264,13 @@ def test_a_stage_learns_what_codes_are_without_their_semantic_tokens(layout, spe
     assert (told[0] != told[1]).any()
 
 
-def test_a_flattened_stage_drops_no_semantic_tokens(specs, shape):
+def test_a_flattened_stage_drops_no_semantic_tokens_and_refuses_guidance(specs, shape, speech):
     with pytest.raises(ValueError, match="semantic_drop is not for layout=flattened"):
         CoarseConfig(layout="flattened", transformer=shape, semantic_drop=0.1)
+    stage = coarse_stage("flattened", specs, shape)
+    with pytest.raises(ValueError, match=r"coarse\.guidance: .* has none; leave it at 1"):
+        guided = replace(GREEDY, guidance=1.5)
+        generate_coarse(stage, stage.model().eval(), speech.clip(2).semantic, nobody(), guided, torch.Generator())
 
 
 def test_long_speech_is_made_in_windows_and_keeps_what_is_made(coarse, fine, speech):

@@ -129,7 +129,7 @@ class Encoder:
         found = [torch.zeros(self.front.frames(len(waveform)), self.dim) for waveform in waveforms]
         for rows in self._batches([len(waveform) for waveform in waveforms]):
             heard = [waveforms[row][: self.front.longest or None] for row in rows]
-            hidden = self._forward([encoder_input(waveform, self.front) for waveform in heard])
+            hidden = self.hidden([encoder_input(waveform, self.front) for waveform in heard])
             for frames, row in zip(hidden, rows, strict=True):
                 found[row].copy_(frames[: len(found[row])])
         for row, waveform in enumerate(waveforms):
@@ -156,7 +156,7 @@ class Encoder:
         together = max(1, self.batch_samples // self.window_samples)
         while batch := list(islice(waiting, together)):
             heard = [encoder_input(self._samples(waveform, span, frames), self.front, whole) for span in batch]
-            for span, hidden in zip(batch, self._forward(heard, heard_in_whole), strict=True):
+            for span, hidden in zip(batch, self.hidden(heard, heard_in_whole), strict=True):
                 yield hidden[span.first - span.begin : span.last - span.begin]
 
     def _samples(self, waveform: Waveform, span: Span, frames: int) -> Waveform:
@@ -175,7 +175,7 @@ class Encoder:
         if batch:
             yield batch
 
-    def _forward(self, inputs: Sequence[NDArray[np.float32]], whole: Moments | None = None) -> Tensor:
+    def hidden(self, inputs: Sequence[NDArray[np.float32]], whole: Moments | None = None) -> Tensor:
         """Inputs [n, ...] of several lengths n -> hidden states [B, T, D] of the layer, fp32, on the CPU.
 
         Args:

@@ -3,7 +3,7 @@
     inputs ──projection──▶ hidden, masked frames replaced by one vector ──blocks──▶ cluster logits [B, T, K]
                                                 │            └ block `ctc_layer` ──▶ CTC [B, T * ctc_steps, classes + 1]
                                        block `token_layer` ──▶ standardised over the clip ─┐
-    clean   ──the same encoder, nothing masked, no gradient──▶ standardised over the clip ─┴▶ 1 - correlation
+    clean   ──the same encoder or a teacher, nothing masked, no gradient──▶ standardised ──┴▶ 1 - correlation
                                        block `token_layer` ──▶ standardised ──distances to centroids──▶ tokens [B, T, K]
 
 HuBERT (Hsu et al. 2021) with clusters of MFCCs first; CTC (Graves et al. 2006) makes the features know phonemes. The
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from triptych.tokenizers.semantic.architecture import Architecture, build_encoder
 from triptych.tokenizers.semantic.compared import roots
 from triptych.tokenizers.semantic.ctc import edit_distance, greedy
+from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.pretrain_data import Batch
 
 
@@ -65,9 +66,10 @@ class MaskedPrediction(nn.Module):
         clusters: int,
         text_classes: int,
         centroids: Tensor | None = None,
+        teacher: Encoder | None = None,
     ) -> None:
         """`text_classes` 0 leaves CTC away; the blank is the class after the last. `centroids` [K, D]: of the targets,
-        where `weights.tokens` holds features to them.
+        where `weights.tokens` holds features to them. `teacher`: hears the clean view in the place of this encoder.
 
         Raises:
             ValueError: the centroids do not have the width of the encoder's features.
@@ -81,6 +83,7 @@ class MaskedPrediction(nn.Module):
             )
         self.register_buffer("centroids", centroids)
         self.weights = weights
+        self.teacher = teacher  # no module: it neither learns nor is saved
         self.blank = text_classes
         self.encoder = build_encoder(architecture)
         dim = architecture.dim
@@ -181,20 +184,29 @@ class MaskedPrediction(nn.Module):
     def invariance_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Mean over the visible frames and the features of half the squared distance to the clean view's, both
         standardised over the clip as tokens are: 1 - their correlation; 0 if they agree, 1 if they do not know of each
-        other. The clean view is the teacher: no dropout, no gradient."""
+        other."""
         assert batch.clean is not None
         assert batch.clean_frames is not None
-        training = self.encoder.training
-        self.encoder.eval()
-        with torch.no_grad():
-            clean = self.hidden(batch.clean, masked=False)[self.token_layer]
-        self.encoder.train(training)
+        clean = self.clean_view(batch.clean)
         device = hidden.device
         valid, visible = batch.valid.to(device), (batch.valid & ~batch.masked).to(device)
         wanted = over_clip(clean, batch.clean.valid.to(device))
         place = batch.clean_frames.to(device)[..., None].expand(-1, -1, wanted.shape[2])
         distance = (over_clip(hidden, valid) - wanted.gather(1, place)).square().mean(dim=2) / 2
         return (distance * visible).sum() / visible.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def clean_view(self, clean: Batch) -> Tensor:
+        """[B, T, D] that leaves the layer of tokens, of the teacher or of this encoder without its dropout."""
+        if self.teacher is not None:
+            lengths = clean.samples if len(clean.samples) else clean.valid.sum(dim=1)
+            rows = [row[:length].numpy() for row, length in zip(clean.inputs, lengths.tolist(), strict=True)]
+            return self.teacher.hidden(rows).to(self.mask_vector.device)
+        training = self.encoder.training
+        self.encoder.eval()
+        hidden = self.hidden(clean, masked=False)[self.token_layer]
+        self.encoder.train(training)
+        return hidden
 
     def ctc_loss(self, steps: Tensor, batch: Batch) -> Tensor:
         """Mean over the rows with text, each divided by its number of tokens."""

@@ -4,7 +4,7 @@ with CTC beside it where text is, and features that stay the same under changes 
     clips ──▶ filterbanks ──augment, mask──▶ encoder ──▶ block `ctc_layer` ──▶ CTC on text tokens
                  │                              │   ├──▶ last block ──▶ id of each masked frame
                  │                              │   └──▶ block `token_layer` ─┐ 1 - correlation
-                 ├── as they are ───────────────┘        of the clean view  ──┘
+                 ├── as they are ───────────────┘        of the clean view  ──┘   (or a teacher's, of it)
                  ├── MFCCs (or an earlier encoder's features) ──k-means──▶ ids
                  ├── random matrix ──nearest random vector──▶ ids, the alternative
                  └── a tokenizer ──▶ ids and centroids, to which block `token_layer` can be held
@@ -30,13 +30,15 @@ from triptych.tokenizers.semantic.architecture import Architecture, front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
 from triptych.tokenizers.semantic.buckets import Buckets
 from triptych.tokenizers.semantic.ctc import TextClasses
+from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.encoder_folder import start_from, write_encoder
+from triptych.tokenizers.semantic.inputs import FrontEnd
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, phone_errors
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, held_out, summary
 from triptych.tokenizers.semantic.targets import Recipe, Targets, has_targets, keep_targets, kept_targets, make_targets
 from triptych.training.config import STRICT, TrainingConfig
 from triptych.training.distributed import of_all_ranks, rank, ranks, wait_for_all, world
-from triptych.training.loop import train
+from triptych.training.loop import pick_device, train
 from triptych.training.run import RunFolder, refuse_run
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ class EncoderFitConfig:
     """whether CTC tells stressed vowels from unstressed ones"""
     invariance_weight: float = 0.0
     """of holding the features of the changed clip to those of the clean one; costs a forward pass more"""
+    invariance_from: str | None = None
+    """an encoder (folder or hub id) that hears the clean clip in the place of the one that learns, with a floor of its
+    own: what it says there is learned (distillation); none: the encoder itself"""
     token_layer: int | None = None
     """hidden_states[k] that is held, the one that will be clustered to tokens; none: the last"""
     token_weight: float = 0.0
@@ -121,6 +126,7 @@ def fit_encoder(
             for (or the other way round).
     """
     _refuse(clips, folder, config, resume)
+    teacher = teacher_of(config)
     text = text if config.ctc_weight else None
     classes = TextClasses.of(text, config.ctc_skip, config.ctc_stress) if text else None
     seed, accumulation = config.training.seed, config.training.accumulation
@@ -134,15 +140,18 @@ def fit_encoder(
         if config.token_weight:
             centroids = torch.from_numpy(material.targets.centroids)
             weights = replace(weights, phonemes=phonemes_held(config, material.targets, names))
-        model = MaskedPrediction(config.architecture, weights, material.clusters, len(names), centroids)
+        model = MaskedPrediction(config.architecture, weights, material.clusters, len(names), centroids, teacher)
         if config.init and not resume:
             start_from(model, front_end(config.architecture), config.init, classes)
+        beside = (teacher.front if teacher else material.shelf.front) if config.invariance_weight else None
         buckets = Buckets(material.shelf.frames, config.frames_per_batch, seed)
 
         def batches(step: int) -> list[Batch]:
             first = ((step - 1) * world() + rank()) * accumulation
             return [
-                make_batch(material.shelf, buckets.rows(number), material.targets.ids[0], config, (seed, 4, number))
+                make_batch(
+                    material.shelf, buckets.rows(number), material.targets.ids[0], config, (seed, 4, number), beside
+                )
                 for number in range(first, first + accumulation)
             ]
 
@@ -170,12 +179,33 @@ def _refuse(clips: Clips, folder: Path, config: EncoderFitConfig, resume: bool) 
         raise ValueError("targets_from is for targets=kmeans: a random projection learns from no encoder; leave it out")
     if config.targets == "tokens" and not config.targets_from:
         raise ValueError("targets=tokens asks for a semantic tokenizer: add targets_from=FOLDER")
+    if config.invariance_from and not config.invariance_weight:
+        raise ValueError("invariance_from is whom features are held to: add invariance_weight=1, or leave it out")
     if config.token_weight and config.targets != "tokens":
         raise ValueError("token_weight asks for a tokenizer's centroids: add targets=tokens targets_from=FOLDER")
     if not resume:
         refuse_run(folder / "run")
     elif not (folder / "run" / "latest").exists():
         raise ValueError(f"{folder} holds no run that could be resumed")
+
+
+def teacher_of(config: EncoderFitConfig) -> Encoder | None:
+    """Whom the features of the token layer are held to.
+
+    Raises:
+        ValueError: there is none, or its frames or features are others than this encoder's.
+    """
+    if config.invariance_from is None:
+        return None
+    own, layer = front_end(config.architecture), config.token_layer or config.architecture.layers
+    teacher = Encoder.load(config.invariance_from, layer, device=pick_device(config.training.device))
+    said = (teacher.front.wave, teacher.front.mels, teacher.hop, teacher.dim)
+    if said != (own.wave, own.mels, own.hop, config.architecture.dim):
+        raise ValueError(
+            f"invariance_from: {config.invariance_from} has {teacher.dim} features every {teacher.hop} samples; "
+            f"the new encoder has {config.architecture.dim} every {own.hop}, and can be held to the same alone"
+        )
+    return teacher
 
 
 def recipe_of(config: EncoderFitConfig) -> Recipe:
@@ -273,9 +303,11 @@ def make_batch(
     targets: Sequence[NDArray[np.int64]],
     config: EncoderFitConfig,
     seed: tuple[int, ...],
+    beside: FrontEnd | None,
     *,
     clean: bool = False,
 ) -> Batch:
+    """`beside`: through which the rows are heard unchanged as well."""
     return collate(
         shelf,
         rows,
@@ -285,7 +317,7 @@ def make_batch(
         mask_start=config.mask_start,
         mask_span=config.mask_span,
         ctc_steps=config.ctc_steps,
-        two_views=bool(config.invariance_weight) and not clean,
+        clean_front=beside,
     )
 
 
@@ -299,7 +331,8 @@ def evaluate(
     order = order[dev.frames[order] > 0]
     per_batch = max(1, config.frames_per_batch // int(dev.frames.max()))
     for begin in range(0, len(order), per_batch):
-        batch = make_batch(dev, order[begin : begin + per_batch], targets, config, (5, begin), clean=True)
+        rows, beside = order[begin : begin + per_batch], model.teacher.front if model.teacher else None
+        batch = make_batch(dev, rows, targets, config, (5, begin), beside, clean=True)
         loss, metrics = model.loss(batch)
         for name, value in {**metrics, "loss": loss}.items():
             weight = 1.0 if name == "targets" else float(metrics["targets"])

@@ -11,7 +11,7 @@ Invariant: a batch depends on (seed, step) and the clips alone. Knows no model.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -190,9 +190,10 @@ def collate(
     mask_start: float,
     mask_span: int,
     ctc_steps: int,
-    two_views: bool = False,
+    clean_front: FrontEnd | None = None,
 ) -> Batch:
-    """A padded batch of `rows`; `mask_start` 0 masks nothing. `two_views`: with the same rows unchanged beside them."""
+    """A padded batch of `rows`; `mask_start` 0 masks nothing. `clean_front`: through which the same rows are heard
+    unchanged beside them; none: they are not."""
     heard = [row_input(shelf, int(row), augmentation, generator, rows) for row in rows]
     longest = max(len(x.clean_frames) for x in heard)
     valid = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -213,9 +214,10 @@ def collate(
         text = shelf.text[row]
         texts.append(text if ctc_fits(text, frames * ctc_steps) else text[:0])
     other_view = None
-    if two_views:
+    if clean_front:
+        as_it_is = replace(shelf, front=clean_front)
         other_view = collate(
-            shelf, rows, targets, generator, augmentation=None, mask_start=0.0, mask_span=mask_span, ctc_steps=ctc_steps
+            as_it_is, rows, targets, generator, augmentation=None, mask_start=0.0, mask_span=1, ctc_steps=ctc_steps
         )
     lengths = [len(x.values) for x in heard]
     return Batch(
@@ -227,7 +229,7 @@ def collate(
         text=torch.from_numpy(np.concatenate(texts)),
         text_lengths=torch.tensor([len(text) for text in texts]),
         clean=other_view,
-        clean_frames=aligned if two_views else None,
+        clean_frames=aligned if clean_front else None,
     )
 
 

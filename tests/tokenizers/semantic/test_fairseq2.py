@@ -32,7 +32,7 @@ def test_it_hears_what_fairseq2_heard(name: str) -> None:
         if not front.wave:
             given = given.reshape(len(given) // front.stride, -1)
         with torch.no_grad():
-            found = Encoder(model, front, layer)._forward([given.numpy()])[0]
+            found = Encoder(model, front, layer).hidden([given.numpy()])[0]
         expected = heard[f"hidden_{layer}"]
         assert found.shape == expected.shape
         assert expected.std() > 0.1

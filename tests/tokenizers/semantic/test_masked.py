@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.tokenizers.semantic.architecture import Architecture, front_end
+from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
 from triptych.tokenizers.semantic.compared import standardised
+from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
+from triptych.tokenizers.semantic.inputs import FrontEnd
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, over_clip
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf
+from triptych.tokenizers.waveform import resample
 from triptych.training.config import TrainingConfig
 
 HELD = LossWeights(visible=0.1, ctc=0.0, ctc_layer=None, ctc_steps=1, invariance=1.0, token_layer=1)
@@ -28,7 +31,7 @@ def small(family: str) -> Architecture:
     return Architecture(family=family, dim=16, layers=2, heads=2, ffn=32, front_dim=8, position_kernel=8, dropout=0.0)
 
 
-def two_views(shelf: Shelf, augmentation: AugmentConfig | None, seed: int = 0) -> Batch:
+def two_views(shelf: Shelf, augmentation: AugmentConfig | None, seed: int = 0, beside: FrontEnd | None = None) -> Batch:
     rows = np.arange(len(shelf))
     targets = [np.arange(frames) for frames in shelf.frames]
     generator = np.random.default_rng(seed)
@@ -41,7 +44,7 @@ def two_views(shelf: Shelf, augmentation: AugmentConfig | None, seed: int = 0) -
         mask_start=0.0,
         mask_span=3,
         ctc_steps=1,
-        two_views=True,
+        clean_front=shelf.front if beside is None else beside,
     )
 
 
@@ -58,6 +61,33 @@ def test_an_unchanged_clip_is_held_by_nothing(family: str, clips: Callable) -> N
     taught = [p.grad is not None and bool(p.grad.any()) for p in model.encoder.encoder.layers[0].parameters()]
     assert sum(taught) > len(taught) / 2
     assert model.encoder.training  # the teacher's eval mode ended with it
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_hears_the_clean_clip_as_it_hears_alone(family: str, clips: Callable) -> None:
+    """With its own floor, whatever lies beside the clip in a batch; a model that is the teacher has nothing to learn,
+    and neither trains it nor keeps it."""
+    architecture = small(family)
+    own = front_end(architecture)
+    front = own if own.wave else replace(own, floor_db=20.0)
+    some = clips(3)
+    shelf = fill_shelf(some, own, None, [0, 1, 2], 20.0)
+    teacher = Encoder(build_encoder(architecture), front, 1)
+    model = MaskedPrediction(architecture, HELD, 6, 0, teacher=teacher)
+    batch = two_views(shelf, DISTURBED, beside=front)
+    assert batch.clean is not None
+    heard = model.clean_view(batch.clean)
+    for row, frames in enumerate(shelf.frames):
+        alone = teacher.features([resample(some.waveform(row), some.sample_rate, 16_000)])[0]
+        apart = (heard[row, :frames] - alone[:frames]).abs().mean()
+        assert apart < 0.02 < alone.std()  # the shelf keeps float16
+    before = [p.clone() for p in teacher.model.parameters()]
+    model.invariance_loss(model.hidden(batch)[1], batch).backward()
+    assert all(torch.equal(*pair) for pair in zip(before, teacher.model.parameters(), strict=True))
+    assert not any("teacher" in name for name in model.state_dict())
+    model.encoder.load_state_dict(teacher.model.state_dict(), strict=False)
+    same = two_views(shelf, None, beside=front)
+    assert (float(model.invariance_loss(model.hidden(same)[1], same)) < 1e-6) == own.wave  # the floor is a difference
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,6 +130,24 @@ def test_training_with_it_runs_and_says_so(changes: dict[str, object], clips: Ca
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert ("invariance_loss" in rows[1]) == ("invariance_weight" in changes)
     assert "invariance_loss" not in rows[-1]  # validation hears clean clips alone
+
+
+def test_distilling_is_validated_and_refused_where_it_cannot_be(clips: Callable, tmp_path: Path) -> None:
+    training = TrainingConfig(max_steps=1, warmup_steps=1, threads=1)
+    config = EncoderFitConfig(small("wav2vec2-bert"), clusters=6, frames_per_batch=60, training=training)
+    teacher = fit_encoder(clips(3), tmp_path / "teacher", config, None)
+    held = replace(config, invariance_weight=1.0, invariance_from=str(teacher))
+    folder = fit_encoder(clips(3), tmp_path / "learner", held, None)
+    rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert "invariance_loss" in rows[-1]  # it differs on clean clips too
+    with pytest.raises(ValueError, match="add invariance_weight=1"):
+        fit_encoder(clips(3), tmp_path / "no", replace(held, invariance_weight=0.0), None)
+    other = replace(held, architecture=replace(config.architecture, stride=2))
+    with pytest.raises(ValueError, match=r"16 features every 640 samples; .* 16 every 320"):
+        fit_encoder(clips(3), tmp_path / "no", other, None)
+    with pytest.raises(ValueError, match="none"):
+        fit_encoder(clips(3), tmp_path / "no", replace(held, invariance_from=str(tmp_path / "none")), None)
+    assert not (tmp_path / "no").exists()
 
 
 def test_tokens_are_told_from_distances(clips: Callable) -> None:
