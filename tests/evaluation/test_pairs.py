@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from triptych.evaluation.pairs import PairSet, band, read_pairs
 from triptych.evaluation.sections.likelihood import NONE_GIVEN, likelihood_section, log_probabilities
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.cascade import Cascade
+from triptych.stages.request import Settings
 from triptych.stages.semantic.sequence import NOTHING
 
 Changed = Callable[..., Evaluation]
@@ -157,6 +159,24 @@ def test_no_pairs_no_number(evaluation: Evaluation) -> None:
 def test_pairs_that_are_complete_are_not_made_again(spoken: Path, starter: Cascade) -> None:
     with pytest.raises(ValueError, match="exists already"):
         make_pairs(starter, PAIRS, ["af_heart"], spoken, starter.settings, lambda done, total: None)
+
+
+def test_pairs_go_on_with_what_they_were_begun_with(starter: Cascade, tmp_path: Path) -> None:
+    def make(settings: Settings, bundle: str = "one") -> None:
+        make_pairs(starter, PAIRS[:1], ["af_heart"], tmp_path, settings, lambda done, total: None, bundle=bundle)
+
+    make(starter.settings)
+    (tmp_path / "lexical" / "dev" / "gold.csv").unlink()  # as if it had been stopped
+    for said, settings, bundle in (
+        ("settings", replace(starter.settings, seed=1), "one"),
+        ("bundle", starter.settings, "other"),
+    ):
+        with pytest.raises(ValueError, match=f"begun with another {said}: give the same"):
+            make(settings, bundle)
+    wav = next(tmp_path.rglob("*.wav"))
+    before = wav.stat().st_mtime_ns
+    make(starter.settings)
+    assert wav.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ def make_pairs(
     from triptych.cli.speech import load
     from triptych.evaluation.pair_making import make_pairs as make
     from triptych.evaluation.pair_making import read_text_pairs
+    from triptych.stages.bundle import find_bundle, read_bundle
+    from triptych.training.files import fingerprint_of
 
     check_writable(output / "x")
     texts = read_text_pairs(pairs)
@@ -38,7 +40,8 @@ def make_pairs(
     voices = voice or list(cascade.voices())
     if not voices:
         raise ValueError("this cascade has no named voices: give --voice")
+    whose = fingerprint_of(read_bundle(find_bundle(bundle))["files"])
     with Bar("make-pairs", "recordings", 2 * len(texts) * len(voices)) as bar:
-        golds = make(cascade, texts, voices, output, settings, bar)
+        golds = make(cascade, texts, voices, output, settings, bar, bundle=whose)
     for gold in golds:
         result(str(gold))

@@ -7,13 +7,15 @@
     OUT/lexical/dev/gold.csv   0_brick-ada.wav  1_blick-ada.wav  2_…     ZeroSpeech 2021 reads gold.csv and the names,
         syntactic/dev/         0+dogs-eat-meat-ada.wav  1+…              slamkit the numbers: one folder is a test for
         story/dev/             0_it-rained-…-ada.wav  1_…                both. gold.csv is written last
+        made_of.json           what speaks and how: wavs of other settings are not mixed in
 
 Both texts of a pair have one voice and one seed. Knows no score.
 """
 
 import csv
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from triptych.evaluation.pairs import GOLD, KINDS
 from triptych.stages.cascade import Cascade
 from triptych.stages.request import Settings
 from triptych.tokenizers.waveform import write_wav
-from triptych.training.files import atomic_file
+from triptych.training.files import atomic_file, read_json, write_json
 
 SEPARATOR = {"syntactic": "+"}
 """between the number and the rest of a name; '_' elsewhere"""
@@ -32,6 +34,7 @@ COLUMNS = {
     "story": ("id", "filename", "voice", "type", "subtype", "correct", "transcription"),
 }
 LONGEST_NAME = 40
+MADE_OF = "made_of.json"
 
 
 @dataclass(frozen=True)
@@ -90,17 +93,23 @@ def make_pairs(
     folder: Path,
     settings: Settings,
     progress: Callable[[int, int], None],
+    *,
+    bundle: str = "",
 ) -> list[Path]:
     """Speaks every pair in every voice; returns the gold files. Wavs that lie there already are not made again.
 
+    Args:
+        bundle: a fingerprint of the cascade's files, by which a later call knows whether it goes on with the same.
     Raises:
-        ValueError: a text that cannot be spoken, before any is; a test that is complete already.
+        ValueError: a text that cannot be spoken, before any is; a test that is complete already; a folder that was
+            begun by another cascade or with other settings.
     """
     check_texts(cascade, pairs)
     golds = {test: folder / test / "dev" / GOLD for test in KINDS if any(pair.test == test for pair in pairs)}
     for gold in golds.values():
         if gold.exists():
             raise ValueError(f"{gold} exists already: name another output, or remove {gold.parent}")
+    claim(folder, {"bundle": bundle, "settings": asdict(settings)})
     total, done = 2 * len(pairs) * len(voices), 0
     for test, gold in golds.items():
         rows = []
@@ -122,6 +131,20 @@ def make_pairs(
             writer.writeheader()
             writer.writerows(rows)
     return list(golds.values())
+
+
+def claim(folder: Path, said: dict[str, Any]) -> None:
+    """Writes what the wavs of a folder are made of, or finds that it is the same.
+
+    Raises:
+        ValueError: it is not.
+    """
+    path, said = folder / MADE_OF, json.loads(json.dumps(said))
+    began = read_json(path) if path.exists() else said
+    if began != said:
+        other = " and ".join(key for key in said if began.get(key) != said[key])
+        raise ValueError(f"{folder} was begun with another {other}: give the same, or name another output")
+    write_json(path, said)
 
 
 def check_texts(cascade: Cascade, pairs: Sequence[TextPair]) -> None:
