@@ -132,6 +132,8 @@ def fit_encoder(
     seed, accumulation = config.training.seed, config.training.accumulation
     said = json.loads(json.dumps(asdict(config)))
     with ranks(config.training.device, config.training.timeout), RunFolder(folder / "run", said) as run:
+        if teacher:
+            teacher.model.to(pick_device(config.training.device))
         material = gather(clips, validation, config, text, classes, folder / "run", resume)
         run.log(0, "data", summary(material.shelf, config.ctc_steps))
         torch.manual_seed(seed)
@@ -198,7 +200,7 @@ def teacher_of(config: EncoderFitConfig) -> Encoder | None:
     if config.invariance_from is None:
         return None
     own, layer = front_end(config.architecture), config.token_layer or config.architecture.layers
-    teacher = Encoder.load(config.invariance_from, layer, device=pick_device(config.training.device))
+    teacher = Encoder.load(config.invariance_from, layer)
     said = (teacher.front.wave, teacher.front.mels, teacher.hop, teacher.dim)
     if said != (own.wave, own.mels, own.hop, config.architecture.dim):
         raise ValueError(
