@@ -145,14 +145,19 @@ def fit_encoder(
         model = MaskedPrediction(config.architecture, weights, material.clusters, len(names), centroids, teacher)
         if config.init and not resume:
             start_from(model, front_end(config.architecture), config.init, classes)
-        beside = (teacher.front if teacher else material.shelf.front) if config.invariance_weight else None
+        clean_front = (teacher.front if teacher else material.shelf.front) if config.invariance_weight else None
         buckets = Buckets(material.shelf.frames, config.frames_per_batch, seed)
 
         def batches(step: int) -> list[Batch]:
             first = ((step - 1) * world() + rank()) * accumulation
             return [
                 make_batch(
-                    material.shelf, buckets.rows(number), material.targets.ids[0], config, (seed, 4, number), beside
+                    material.shelf,
+                    buckets.rows(number),
+                    material.targets.ids[0],
+                    config,
+                    (seed, 4, number),
+                    clean_front,
                 )
                 for number in range(first, first + accumulation)
             ]
@@ -305,11 +310,11 @@ def make_batch(
     targets: Sequence[NDArray[np.int64]],
     config: EncoderFitConfig,
     seed: tuple[int, ...],
-    beside: FrontEnd | None,
+    clean_front: FrontEnd | None,
     *,
     clean: bool = False,
 ) -> Batch:
-    """`beside`: through which the rows are heard unchanged as well."""
+    """`clean_front`: as `collate` has it."""
     return collate(
         shelf,
         rows,
@@ -319,7 +324,7 @@ def make_batch(
         mask_start=config.mask_start,
         mask_span=config.mask_span,
         ctc_steps=config.ctc_steps,
-        clean_front=beside,
+        clean_front=clean_front,
     )
 
 
@@ -333,8 +338,8 @@ def evaluate(
     order = order[dev.frames[order] > 0]
     per_batch = max(1, config.frames_per_batch // int(dev.frames.max()))
     for begin in range(0, len(order), per_batch):
-        rows, beside = order[begin : begin + per_batch], model.teacher.front if model.teacher else None
-        batch = make_batch(dev, rows, targets, config, (5, begin), beside, clean=True)
+        rows, front = order[begin : begin + per_batch], model.teacher.front if model.teacher else None
+        batch = make_batch(dev, rows, targets, config, (5, begin), front, clean=True)
         loss, metrics = model.loss(batch)
         for name, value in {**metrics, "loss": loss}.items():
             weight = 1.0 if name == "targets" else float(metrics["targets"])

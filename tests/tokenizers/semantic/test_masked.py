@@ -31,7 +31,9 @@ def small(family: str) -> Architecture:
     return Architecture(family=family, dim=16, layers=2, heads=2, ffn=32, front_dim=8, position_kernel=8, dropout=0.0)
 
 
-def two_views(shelf: Shelf, augmentation: AugmentConfig | None, seed: int = 0, beside: FrontEnd | None = None) -> Batch:
+def two_views(
+    shelf: Shelf, augmentation: AugmentConfig | None, seed: int = 0, clean_front: FrontEnd | None = None
+) -> Batch:
     rows = np.arange(len(shelf))
     targets = [np.arange(frames) for frames in shelf.frames]
     generator = np.random.default_rng(seed)
@@ -44,7 +46,7 @@ def two_views(shelf: Shelf, augmentation: AugmentConfig | None, seed: int = 0, b
         mask_start=0.0,
         mask_span=3,
         ctc_steps=1,
-        clean_front=shelf.front if beside is None else beside,
+        clean_front=clean_front or shelf.front,
     )
 
 
@@ -74,7 +76,7 @@ def test_a_teacher_hears_the_clean_clip_as_it_hears_alone(family: str, clips: Ca
     shelf = fill_shelf(some, own, None, [0, 1, 2], 20.0)
     teacher = Encoder(build_encoder(architecture), front, 1)
     model = MaskedPrediction(architecture, HELD, 6, 0, teacher=teacher)
-    batch = two_views(shelf, DISTURBED, beside=front)
+    batch = two_views(shelf, DISTURBED, clean_front=front)
     assert batch.clean is not None
     heard = model.clean_view(batch.clean)
     for row, frames in enumerate(shelf.frames):
@@ -86,7 +88,7 @@ def test_a_teacher_hears_the_clean_clip_as_it_hears_alone(family: str, clips: Ca
     assert all(torch.equal(*pair) for pair in zip(before, teacher.model.parameters(), strict=True))
     assert not any("teacher" in name for name in model.state_dict())
     model.encoder.load_state_dict(teacher.model.state_dict(), strict=False)
-    same = two_views(shelf, None, beside=front)
+    same = two_views(shelf, None, clean_front=front)
     assert (float(model.invariance_loss(model.hidden(same)[1], same)) < 1e-6) == own.wave  # the floor is a difference
 
 
