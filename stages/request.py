@@ -180,7 +180,11 @@ class Request:
         stage, _ = self.cascade.stages["coarse"]
         before = np.zeros((stage.config.levels, 0), np.uint16) if made is None else made[: stage.config.levels]
         span, settings = self._span(voice, stage.config.prompt), self.settings
-        return CoarseWork(stage, span, settings.coarse, self.streams["coarse"], before, settings.first_seconds)
+        work = CoarseWork(stage, span, settings.coarse, self.streams["coarse"], before, settings.first_seconds)
+        if settings.expected_levels and self.levels == stage.config.levels:
+            first, codec = stage.config.levels - settings.expected_levels, self.cascade.tokenizers.acoustic
+            work.expected = {level: codec.entries(level) for level in range(first, stage.config.levels)}
+        return work
 
     def fine_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> FineWork:
         """Likewise, of the fine stage."""
@@ -209,9 +213,16 @@ class Request:
             work.go_on(coarse[: work.stage.config.coarse_levels], ended=True)
         return work.made[: self.levels]
 
-    def decode(self, semantic: NDArray[np.uint16], codes: NDArray[np.uint16], text: str | None = None) -> Utterance:
+    def decode(
+        self,
+        semantic: NDArray[np.uint16],
+        codes: NDArray[np.uint16],
+        text: str | None = None,
+        shift: NDArray[np.float32] | None = None,
+    ) -> Utterance:
+        """The codec; `shift` as in `CoarseWork`, of the same frames as the codes."""
         with self.clock("codec"):
-            waveform = self.cascade.tokenizers.acoustic.decode(codes)
+            waveform = self.cascade.tokenizers.acoustic.decode(codes, shift)
         rate = self.cascade.sample_rate
         self.notes += loops(semantic, float(self.cascade.grid.semantic_rate)) + silences(waveform, rate)
         return Utterance(waveform, rate, semantic, codes, text, dict(self.seconds), tuple(self.notes))
@@ -220,6 +231,8 @@ class Request:
         """Known before any stage has worked for nothing."""
         coarse = self.cascade.stages["fine"][0].config.coarse_levels
         most, asked = self.cascade.tokenizers.acoustic.num_levels, self.settings.levels
+        if self.settings.expected_levels > coarse:
+            raise ValueError(f"expected_levels={self.settings.expected_levels}: the coarse stage makes {coarse} levels")
         if asked and not coarse <= asked <= most:
             raise ValueError(f"levels={asked}: this cascade makes {coarse} to {most} codec levels; 0 means all")
         return asked or most

@@ -36,7 +36,7 @@ def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> 
         with job.clock("fine"):
             fine.go_on(coarse.made[: fine.stage.config.coarse_levels], coarse.ended)
         with job.clock("codec"):
-            piece, decoded = _sound(job, fine.made[: job.levels], decoded, coarse.ended)
+            piece, decoded = _sound(job, fine.made[: job.levels], coarse.shift, decoded, coarse.ended)
         if len(piece):
             yield piece
 
@@ -46,12 +46,14 @@ def _until_enough(job: Request, steps: Iterator[None], frames: int) -> bool:
     return all(taken < frames for taken, _ in enumerate(steps))
 
 
-def _sound(job: Request, codes: NDArray[np.uint16], decoded: int, ended: bool) -> tuple[Waveform, int]:
-    """The waveform of codes [Q, T'] from frame `decoded` on, and the frame that it reaches."""
+def _sound(
+    job: Request, codes: NDArray[np.uint16], shift: NDArray[np.float32] | None, decoded: int, ended: bool
+) -> tuple[Waveform, int]:
+    """The waveform of codes [Q, T'] from frame `decoded` on, and the frame that it reaches; see `Request.decode`."""
     codec = job.cascade.tokenizers.acoustic
     stop = codes.shape[1]
     if not ended:
         stop -= codec.ahead
     if stop <= decoded:
         return np.zeros(0, np.float32), decoded
-    return codec.decode_span(codes, decoded, stop), stop
+    return codec.decode_span(codes, decoded, stop, shift), stop

@@ -43,7 +43,7 @@ def make_coarse(jobs: "Sequence[Request]", works: Sequence[CoarseWork], rule: An
             if takes[0].number > work.number:
                 with job.clock("ear"):
                     best = min(takes, key=lambda take: edits(job, work, take))
-                work.made, work.number = best.made, best.number
+                work.made, work.number, work.shift = best.made, best.number, best.shift
                 open_.append((job, work))
 
 
@@ -60,6 +60,7 @@ def edits(job: "Request", before: CoarseWork, take: CoarseWork) -> float:
     """Edits, a run of tokens that was asked for, between those and what is heard of the window that `take` added."""
     grid, tokenizers = job.cascade.grid, job.cascade.tokenizers
     first, last = (work.made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat for work in (before, take))
-    sound = tokenizers.acoustic.decode(take.made[:, before.made.shape[1] :])
+    known = before.made.shape[1]
+    sound = tokenizers.acoustic.decode(take.made[:, known:], None if take.shift is None else take.shift[:, known:])
     (heard,) = tokenizers.semantic.encode([sound], job.cascade.sample_rate)
     return edits_a_run(heard, take.semantic[first:last])

@@ -84,12 +84,12 @@ def _semantic(jobs: "Sequence[Request]", works: Sequence[Job], frames: int, slot
 def utter_all(drafts: Iterable[Draft], slots: int) -> Iterator[Utterance]:
     """Coarse, fine and codec, of one draft after another; they are asked for a lot at a time."""
     for lot in lots(drafts, slots):
-        for draft, coarse in zip(lot, _coarse(lot, slots), strict=True):
-            yield _finish(draft, coarse)
+        for draft, (coarse, shift) in zip(lot, _coarse(lot, slots), strict=True):
+            yield _finish(draft, coarse, shift)
 
 
-def _coarse(drafts: Sequence[Draft], slots: int) -> list[NDArray[np.uint16]]:
-    """Coarse codes of each draft: its own, or those that the stage makes."""
+def _coarse(drafts: Sequence[Draft], slots: int) -> list[tuple[NDArray[np.uint16], NDArray[np.float32] | None]]:
+    """Coarse codes of each draft: its own, or those that the stage makes; and their shift, as in `CoarseWork`."""
     rest = [draft for draft in drafts if draft.coarse is None]
     works = []
     for draft in rest:
@@ -100,11 +100,11 @@ def _coarse(drafts: Sequence[Draft], slots: int) -> list[NDArray[np.uint16]]:
         rule = jobs[0].cascade.rules.of("coarse", sum(len(draft.semantic) for draft in rest))
         make_coarse(jobs, works, rule, slots)
         share_time("coarse", jobs, [work.made.shape[1] for work in works])
-    made = (work.made for work in works)
-    return [next(made) if draft.coarse is None else draft.coarse for draft in drafts]
+    made = ((work.made, work.shift) for work in works)
+    return [next(made) if draft.coarse is None else (draft.coarse, None) for draft in drafts]
 
 
-def _finish(draft: Draft, coarse: NDArray[np.uint16]) -> Utterance:
+def _finish(draft: Draft, coarse: NDArray[np.uint16], shift: NDArray[np.float32] | None) -> Utterance:
     """Fine and codec; a continuation gets its recording before it."""
     job, before, made = draft.job, draft.before, draft.made
     semantic, codes = draft.semantic, job.fill(coarse, draft.voice, made)
@@ -113,4 +113,7 @@ def _finish(draft: Draft, coarse: NDArray[np.uint16]) -> Utterance:
         new = made.shape[1] // grid.acoustic_per_beat * grid.semantic_per_beat
         semantic = np.concatenate([before.semantic, semantic[new:]])
         codes = np.concatenate([before.codes[: len(codes)], codes[:, made.shape[1] :]], axis=1)
-    return job.decode(semantic, codes, draft.text)
+        if shift is not None:
+            none = np.zeros((len(shift), before.codes.shape[1]), np.float32)
+            shift = np.concatenate([none, shift[:, made.shape[1] :]], axis=1)
+    return job.decode(semantic, codes, draft.text, shift)

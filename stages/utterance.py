@@ -40,6 +40,9 @@ class Settings:
     levels: int = 0
     """codec levels that are made and heard, the coarse ones at least; 0: all. Fewer are faster, and clearer where the
     fine stage has learned little"""
+    expected_levels: Annotated[int, Field(ge=0)] = 0
+    """the last so many coarse levels are heard as the mean of their entries, each as likely as the stage finds it, and
+    not as the entry that was drawn: less noise. Acts where no level of the fine stage is heard (`levels`)"""
     prompt_seconds: float = 3.0
     """seconds of a voice prompt that the coarse and fine stages hear"""
     shortest: float = 0.5

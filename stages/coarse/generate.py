@@ -1,11 +1,13 @@
 """Coarse codes from semantic tokens, in the voice of a prompt; many requests at once. Knows no audio."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from triptych.lm.blocks import Precision
@@ -21,6 +23,9 @@ from triptych.stages.windows import Schedule
 
 TAIL_SECONDS = 2.0
 """of what is made already, heard again by the next window"""
+Entries = Mapping[int, Tensor]
+"""Level to what each of its entries [size, D] adds to the codec's latent"""
+NONE: Entries = MappingProxyType({})
 
 
 def coarse_rule(
@@ -51,6 +56,10 @@ class CoarseWork:
     """`semantic` is all there is"""
     number: int = 0
     """windows made"""
+    expected: Entries = field(default_factory=lambda: NONE)
+    """of the levels that are heard as the mean of their entries, as likely as the stage finds each"""
+    shift: NDArray[np.float32] | None = None
+    """[D, n] from the entries that were drawn to those means, summed over `expected`; None where that is empty"""
 
     def job(self, rule: "CoarseRule", windows: int | None = None) -> Generator[Any, Any, None]:
         """Makes what can be made of the semantic tokens so far, window after window, `windows` of them at most; see
@@ -68,7 +77,11 @@ class CoarseWork:
             known = np.concatenate([self.prompt.codes[:levels], tail], axis=1)
             heard = np.concatenate([self.prompt.semantic, self.semantic[window.context * s : window.stop * s]])
             span = Span(heard, known, self.prompt.codes.shape[1])
-            row = yield rule.row(span, (window.stop - window.start) * a, self.sampling, self.generator)
+            new = (window.stop - window.start) * a
+            row = yield rule.row(span, new, self.sampling, self.generator, self.expected)
+            if self.expected:
+                before = np.zeros((rule.shift(row).shape[0], self.made.shape[1]), np.float32)
+                self.shift = np.concatenate([before if self.shift is None else self.shift, rule.shift(row)], axis=1)
             self.made = np.concatenate([self.made, rule.codes(row)], axis=1)
             self.number += 1
 
@@ -105,6 +118,7 @@ class AlignedRow:
     new: int
     sampling: Sampling
     generator: torch.Generator
+    expected: Entries
     frames: list[Tensor] = field(default_factory=list)
     """int64 [levels] of each new step, which is a frame where levels are not delayed"""
     caches: list[Cache] = field(default_factory=list)
@@ -114,6 +128,8 @@ class AlignedRow:
     """likewise, the position of the first new step"""
     given: list[Tensor] = field(default_factory=list)
     """likewise, int64 [levels, new steps]: what delays put there of the frames before; -1 elsewhere"""
+    shifts: dict[int, list[Tensor]] = field(default_factory=dict)
+    """of each level of `expected`, [D] of each new frame: its mean entry, less the one that was drawn"""
 
     def went_in(self, place: int) -> Tensor:
         """int64 [levels]: what the next step of a place is given."""
@@ -133,12 +149,19 @@ class AlignedRule:
         )
         self._legal = torch.ones(model.size, dtype=torch.bool, device=model.start.device)
 
-    def row(self, span: Span, new: int, sampling: Sampling, generator: torch.Generator) -> AlignedRow:
-        return AlignedRow(span, new, sampling, generator)
+    def row(
+        self, span: Span, new: int, sampling: Sampling, generator: torch.Generator, expected: Entries = NONE
+    ) -> AlignedRow:
+        return AlignedRow(span, new, sampling, generator, expected, shifts={q: [] for q in expected})
 
     def codes(self, row: AlignedRow) -> Tokens:
         """[levels, new] of a row that is done."""
         return undelay(torch.stack(row.frames, 1).cpu().numpy(), self.model.delay)
+
+    def shift(self, row: AlignedRow) -> NDArray[np.float32]:
+        """[D, new] of a row that is done, whose `expected` is not empty."""
+        levels = torch.stack([torch.stack(level, 1) for level in row.shifts.values()])
+        return np.asarray(levels.sum(0).cpu().numpy())
 
     def begin(self, row: AlignedRow) -> tuple[list[tuple[Tensor, Tensor]], int]:
         spans = [row.span]
@@ -182,6 +205,9 @@ class AlignedRule:
                     continue
                 scores = guide(own[:1], own[1:], row.sampling.guidance) if len(own) == 2 else own
                 frame[r, q] = choose(scores, self._legal, row.sampling, row.generator)[0]
+                if q in row.expected:
+                    entries = row.expected[q].to(scores)
+                    row.shifts[q].append(scores[0].softmax(-1) @ entries - entries[frame[r, q]])
         for row, chosen in zip(rows, frame, strict=True):
             row.frames.append(chosen)
         return [len(row.frames) < row.new + model.tail for row in rows]
@@ -202,7 +228,11 @@ class FlattenedRule(LanguageRule):
         self.flattening = model.flattening
         self._legal = list(model.flattening.legal().to(engine.device))
 
-    def row(self, span: Span, new: int, sampling: Sampling, generator: torch.Generator) -> Row:
+    def row(
+        self, span: Span, new: int, sampling: Sampling, generator: torch.Generator, expected: Entries = NONE
+    ) -> Row:
+        if expected:
+            raise ValueError("expected_levels: a coarse stage of the flattened layout draws all levels; leave it at 0")
         if sampling.guidance != 1.0:
             raise ValueError("coarse.guidance: a coarse stage of the flattened layout has none; leave it at 1")
         flat = self.flattening
@@ -221,6 +251,9 @@ class FlattenedRule(LanguageRule):
 
     def codes(self, row: Row) -> Tokens:
         return self.flattening.unflatten(np.array(row.new, dtype=np.int64))
+
+    def shift(self, row: Row) -> NDArray[np.float32]:
+        raise AssertionError("no level of its is expected")
 
 
 CoarseRule = AlignedRule | FlattenedRule

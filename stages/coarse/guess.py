@@ -12,6 +12,7 @@ sound.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -21,11 +22,13 @@ from pydantic.dataclasses import dataclass
 
 from triptych.lm.decode import run
 from triptych.lm.sampling import Sampling, choose
-from triptych.stages.coarse.generate import CoarseWork, coarse_rule
+from triptych.stages.coarse.generate import NONE, CoarseWork, Entries, coarse_rule
 from triptych.stages.coarse.model import AlignedModel
 from triptych.stages.coarse.sequence import CoarseStage
 from triptych.stages.span import Span
 from triptych.stages.speech import Clip, Speech, Tokens, join
+from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+from triptych.tokenizers.acoustic.guesses import Guess
 from triptych.training.config import STRICT
 
 
@@ -42,6 +45,8 @@ class GuessConfig:
     judge, where there is no recording that it should become"""
     guidance: Annotated[float, Field(gt=0)] = 1.0
     """with own_past: as the cascade will guide it"""
+    expected_levels: Annotated[int, Field(ge=0)] = 0
+    """with own_past: the last so many levels as the cascade will hear them, the mean of their entries"""
     rows: Annotated[int, Field(ge=1)] = 16
     """with own_past: recordings side by side"""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -52,6 +57,8 @@ class GuessConfig:
     def __post_init__(self) -> None:
         if self.guidance != 1 and not self.own_past:
             raise ValueError(f"guidance={self.guidance} is for own_past=true: after true frames nothing is guided")
+        if self.expected_levels and not self.own_past:
+            raise ValueError("expected_levels is for own_past=true: a true frame is followed by what was drawn")
 
 
 def guess_all(
@@ -60,19 +67,33 @@ def guess_all(
     speech: Speech,
     config: GuessConfig,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[str, Tokens]]:
-    """Name and guessed codes [levels, T'] of every recording with a whole beat."""
+    codec: AcousticTokenizer | None = None,
+) -> Iterator[tuple[str, Guess]]:
+    """Name and guess of every recording with a whole beat.
+
+    Args:
+        codec: whose entries `expected_levels` are.
+    Raises:
+        ValueError: more expected levels than there are, or a codec whose levels do not add up.
+    """
     sampling = Sampling(temperature=config.temperature, top_k=config.top_k, guidance=config.guidance)
     longest = stage.specs.grid.beats(stage.config.prompt.max_seconds)
     usable = [int(index) for index in stage.usable(speech)]
     if config.own_past:
-        yield from say_all(stage, model, speech, usable, sampling, config, progress)
+        expected = {}
+        if config.expected_levels:
+            assert codec is not None
+            first = stage.config.levels - config.expected_levels
+            if first < 0:
+                raise ValueError(f"expected_levels={config.expected_levels}: the stage makes {stage.config.levels}")
+            expected = {level: codec.entries(level) for level in range(first, stage.config.levels)}
+        yield from say_all(stage, model, speech, usable, sampling, config, progress, expected)
         return
     for done, index in enumerate(usable, 1):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
         starts = range(0, speech.beats(index), longest)
         parts = [guess(stage, model, speech.clip(index, at, longest), sampling, generator) for at in starts]
-        yield speech.shards.row(index).id, np.concatenate(parts, axis=1)
+        yield speech.shards.row(index).id, Guess(np.concatenate(parts, axis=1))
         if progress:
             progress(done, len(usable))
 
@@ -100,16 +121,17 @@ def say_all(
     sampling: Sampling,
     config: GuessConfig,
     progress: Callable[[int, int], None] | None,
-) -> Iterator[tuple[str, Tokens]]:
-    """Name and codes [levels, T'] of the recordings as the stage says them, `config.rows` side by side."""
+    expected: Entries = NONE,
+) -> Iterator[tuple[str, Guess]]:
+    """Name and guess of the recordings as the stage says them, `config.rows` side by side."""
     rule = coarse_rule(model, "fp32")
     for first in range(0, len(usable), config.rows):
         chosen = usable[first : first + config.rows]
-        works = [saying(stage, speech, index, sampling, config.seed) for index in chosen]
+        works = [replace(saying(stage, speech, index, sampling, config.seed), expected=expected) for index in chosen]
         for _ in run(rule, [work.job(rule) for work in works], config.rows):
             pass
         for index, work in zip(chosen, works, strict=True):
-            yield speech.shards.row(index).id, work.made
+            yield speech.shards.row(index).id, Guess(work.made, work.shift)
         if progress:
             progress(first + len(chosen), len(usable))
 

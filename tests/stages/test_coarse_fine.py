@@ -220,6 +220,42 @@ def test_the_step_of_a_gpu_makes_the_same_codes(layout, specs, shape, speech):
         assert work.made.tolist() == alone.tolist()
 
 
+@pytest.mark.parametrize("layout", ["aligned", "delayed"])
+def test_expected_levels_are_the_mean_of_their_entries(layout, specs, shape, speech):
+    """Against a training pass over what was drawn; what is drawn stays as it is, in windows, and after what is made."""
+    stage = coarse_stage(layout, specs, shape)
+    torch.manual_seed(1)
+    model, clip, sampling = stage.model().eval(), speech.clip(2, 0, 20), Sampling(temperature=1.0)
+    entries = {1: torch.randn(specs.acoustic.size, 5)}
+    rule, nothing = coarse_rule(model), np.zeros((2, 0), np.uint16)
+
+    def work(made: np.ndarray, **more: object) -> CoarseWork:
+        stream = torch.Generator().manual_seed(3)
+        made = CoarseWork(stage, nobody(2), sampling, stream, made, semantic=clip.semantic, ended=True, **more)
+        for _ in run(rule, [made.job(rule)]):
+            pass
+        return made
+
+    plain, found = work(nothing), work(nothing, expected=entries)
+    assert plain.shift is None and np.array_equal(plain.made, found.made)
+    level = model.predictions(stage.collate([Span(clip.semantic, found.made, 0)]))[1]
+    mean = level.logits.softmax(-1) @ entries[1] - entries[1][level.targets]
+    np.testing.assert_allclose(found.shift, mean.detach().T, atol=1e-5)
+    given = clip.codes[:2, : 4 * specs.grid.acoustic_per_beat]
+    after = work(given, expected=entries)
+    assert after.shift.shape == (5, after.made.shape[1]) and not after.shift[:, : given.shape[1]].any()
+    assert after.shift[:, given.shape[1] :].any(axis=0).all()
+    windows = work(nothing, expected=entries, first_seconds=0.4)
+    assert windows.number > 1 and windows.shift.shape == (5, windows.made.shape[1])
+
+
+def test_a_flattened_stage_draws_all_levels(specs, shape, speech):
+    stage = coarse_stage("flattened", specs, shape)
+    rule = coarse_rule(stage.model().eval())
+    with pytest.raises(ValueError, match="expected_levels: a coarse stage of the flattened layout"):
+        rule.row(nobody(2), 2, GREEDY, torch.Generator(), {1: torch.zeros(16, 5)})
+
+
 def test_without_the_voice_a_delayed_row_begins_with_no_code_of_it(specs, shape, speech):
     """Guidance: the second place of a row is what a row without a prompt would be."""
     stage = coarse_stage("delayed", specs, shape)

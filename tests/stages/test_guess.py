@@ -1,7 +1,9 @@
 """What the coarse stage takes true frames for: one pass is what frame by frame would be."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,10 +54,10 @@ def test_every_recording_whole_and_again_the_same(stage, speech) -> None:
     assert list(first) == [f"clip{i}" for i in speech.indices] and told[-1] == (len(first), len(first))
     for index in speech.indices:
         name = f"clip{index}"
-        assert first[name].shape == (3, speech.clip(int(index)).codes.shape[1])
-        assert np.array_equal(first[name], again[name])
+        assert first[name].codes.shape == (3, speech.clip(int(index)).codes.shape[1]) and first[name].shift is None
+        assert np.array_equal(first[name].codes, again[name].codes)
     other = dict(guess_all(stage, model, speech, replace(config, seed=1)))
-    assert any(not np.array_equal(first[name], other[name]) for name in first)
+    assert any(not np.array_equal(first[name].codes, other[name].codes) for name in first)
 
 
 def test_what_is_said_after_its_own_past_is_what_the_stage_generates(stage, speech) -> None:
@@ -71,20 +73,44 @@ def test_what_is_said_after_its_own_past_is_what_the_stage_generates(stage, spee
     guessed = dict(guess_all(stage, model, speech, replace(config, own_past=False)))
     heard: list[int] = []
     for index in map(int, speech.indices):
-        codes, clip = said[f"clip{index}"], speech.clip(index)
-        assert codes.shape == (3, clip.codes.shape[1]) and np.array_equal(codes, alone[f"clip{index}"])
+        codes, clip = said[f"clip{index}"].codes, speech.clip(index)
+        assert codes.shape == (3, clip.codes.shape[1]) and np.array_equal(codes, alone[f"clip{index}"].codes)
         work = saying(stage, speech, index, Sampling(temperature=1.0), 0)
         stream = torch.Generator().manual_seed(index)
         made = generate_coarse(stage, model, clip.semantic, work.prompt, Sampling(temperature=1.0), stream)
         assert np.array_equal(codes, made)
         heard.append(work.prompt.codes.shape[1])
     assert max(heard) > 0
-    assert all(any(not np.array_equal(said[name], few[name]) for name in said) for few in (other, guessed))
+    assert all(any(not np.array_equal(said[name].codes, few[name].codes) for name in said) for few in (other, guessed))
+
+
+def test_levels_that_are_expected_are_said_with_their_shift(stage, speech) -> None:
+    """The same codes; and from what was drawn to the mean of the entries, in as many frames."""
+
+    class Codec:
+        def entries(self, level: int) -> torch.Tensor:
+            return torch.full((16, 5), float(level)) + torch.eye(16, 5)
+
+    torch.manual_seed(0)
+    model, config = stage.model().eval(), GuessConfig(temperature=1.0, own_past=True)
+    plain = dict(guess_all(stage, model, speech, config))
+    codec: Any = Codec()
+    shifted = dict(guess_all(stage, model, speech, replace(config, expected_levels=2), codec=codec))
+    for name, found in shifted.items():
+        assert np.array_equal(found.codes, plain[name].codes) and plain[name].shift is None
+        assert found.shift is not None and found.shift.shape == (5, found.codes.shape[1])
+        drawn = sum(codec.entries(level)[found.codes[level].astype(np.int64)].numpy() for level in (1, 2))
+        mean = found.shift + drawn.T  # of entries that lie in 0 to 1 above their level's number, twice
+        assert (mean > 3 - 1e-4).all() and (mean < 5 + 1e-4).all() and np.abs(found.shift).max() > 0.1
+    with pytest.raises(ValueError, match="expected_levels=4: the stage makes 3"):
+        next(guess_all(stage, model, speech, replace(config, expected_levels=4), codec=codec))
 
 
 def test_who_cannot_guess_says_so(stage, specs) -> None:
     with pytest.raises(ValueError, match=r"guidance=2\.0 is for own_past"):
         GuessConfig(guidance=2.0)
+    with pytest.raises(ValueError, match="expected_levels is for own_past"):
+        GuessConfig(expected_levels=1)
     for layout in ("flattened", "delayed"):
         other = replace(stage, config=replace(stage.config, layout=layout))
         with pytest.raises(ValueError, match=f"{layout} layout"):
@@ -105,6 +131,13 @@ def test_the_verb(starter_shards: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert found.levels == 3 and len(found.spans) == 10 and found.of("2") is not None and found.of("0") is None
     assert run("guess", STARTER, starter_shards, "-o", made) == 1
     assert "exists already" in capsys.readouterr().err
+    own = ("own_past=true", "expected_levels=2", "threads=1")
+    assert run("guess", STARTER, starter_shards, "-o", tmp_path / "said.safetensors", *own) == 0
+    said = Guesses.load(tmp_path / "said.safetensors")
+    assert said.own_past and said.shift is not None and said.shift.shape[1] == said.codes.shape[1]
+    stage = shutil.copytree(STARTER / "stages" / "coarse", tmp_path / "coarse")
+    assert run("guess", stage, starter_shards, "-o", tmp_path / "none.safetensors", *own) == 1
+    assert "name a bundle" in capsys.readouterr().err
 
 
 def test_a_stage_learns_on_its_own_past(stage, speech) -> None:

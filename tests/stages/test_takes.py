@@ -104,6 +104,32 @@ def test_together_alone_and_in_a_stream(cascade: Cascade) -> None:
     assert 10 * np.log10(np.square(sound - whole).mean() / np.square(whole).mean() + 1e-12) < -60
 
 
+def test_expected_levels_change_the_sound_alone(cascade: Cascade, tmp_path: Path) -> None:
+    """In what is spoken, streamed, chosen of takes and continued; a recording stays as the codec has it."""
+    plain, mean = (asking(cascade, expected_levels=n, first_seconds=1.0, seed=3) for n in (0, 2))
+    one, other = (cascade.speak(LONG, settings=settings) for settings in (plain, mean))
+    assert np.array_equal(one.codes, other.codes)
+    assert np.abs(one.waveform - other.waveform).max() > 0.01 and len(one.waveform) == len(other.waveform)
+    sound = np.concatenate(list(cascade.stream(LONG, settings=mean)))
+    assert 10 * np.log10(np.square(sound - other.waveform).mean() / np.square(sound).mean() + 1e-12) < -60
+    more = cascade.speak(LONG, settings=replace(mean, takes=2))
+    assert more.waveform.shape == other.waveform.shape
+    prompt = tmp_path / "prompt.wav"
+    write_wav(prompt, one.waveform, one.sample_rate)
+    went, on = (cascade.continue_(prompt, seconds=1.0, settings=settings) for settings in (plain, mean))
+    reach = 24_000 // 4  # of what comes, through decoder and post-filter
+    given = len(went.waveform) - 24_000 - reach
+    assert np.array_equal(went.codes, on.codes)
+    assert np.array_equal(went.waveform[:given], on.waveform[:given])
+    assert not np.array_equal(went.waveform[-24_000:], on.waveform[-24_000:])
+    whole, as_it_is = (
+        cascade.speak("Rain.", settings=asking(cascade, levels=8, expected_levels=n)).waveform for n in (2, 0)
+    )
+    assert np.array_equal(whole, as_it_is)  # levels of the fine stage follow what was drawn
+    with pytest.raises(ValueError, match="expected_levels=4: the coarse stage makes 3"):
+        cascade.speak("Rain.", settings=asking(cascade, expected_levels=4))
+
+
 def test_none_is_too_few(cascade: Cascade) -> None:
     with pytest.raises(ValidationError, match="takes"):
         asking(cascade, takes=0)

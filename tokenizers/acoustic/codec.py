@@ -32,6 +32,8 @@ from triptych.training.precision import Dtype, check_bf16
 
 Codes = NDArray[np.uint16]
 """[Q, T'] ids, each below codebook_size"""
+Shift = NDArray[np.float32]
+"""[D, T'], in the latent that is decoded"""
 WHOLE_SECONDS = 60.0
 """up to so long, a clip is decoded in one piece"""
 BEFORE_SECONDS = 2.0
@@ -163,31 +165,45 @@ class AcousticTokenizer:
             assert ids.shape == (self.num_levels, math.ceil(len(clip) / self.spec.hop)), ids.shape
         return [ids.to(torch.int32).numpy().astype(np.uint16) for ids in found]
 
-    def decode(self, codes: NDArray[Any]) -> Waveform:
+    def entries(self, level: int) -> torch.Tensor:
+        """[codebook_size, D]: what each entry of a level adds to the latent that is decoded.
+
+        Raises:
+            ValueError: a codec whose levels do not simply add up.
+        """
+        return self.codec.entries(level)
+
+    def decode(self, codes: NDArray[Any], shift: Shift | None = None) -> Waveform:
         """Waveform [T' · hop] of codes [q, T'], with any q up to the number of levels.
 
         A causal EnCodec decodes more than `WHOLE_SECONDS` span by span, in bounded memory; that agrees with the whole
         within -60 dB.
+
+        Args:
+            shift: [D, T'], added to the latent of the codes before it is decoded; see `entries`.
         """
         frames, span = codes.shape[1], round(WHOLE_SECONDS * float(self.spec.frame_rate))
         if frames <= span or not self._spans:
-            return self._decode(codes)
-        return np.concatenate([self.decode_span(codes, at, min(at + span, frames)) for at in range(0, frames, span)])
+            return self._decode(codes, shift)
+        starts = range(0, frames, span)
+        return np.concatenate([self.decode_span(codes, at, min(at + span, frames), shift) for at in starts])
 
-    def decode_span(self, codes: NDArray[Any], first: int, stop: int) -> Waveform:
+    def decode_span(self, codes: NDArray[Any], first: int, stop: int, shift: Shift | None = None) -> Waveform:
         """Waveform [(stop - first) · hop] of frames `first` to `stop` of codes [q, T'], amid their neighbours."""
         rate = float(self.spec.frame_rate)
         begin = max(0, first - round(BEFORE_SECONDS * rate) - self._filtered)
         if self.postfilter is not None:  # its spectra lie where those of the whole do
             begin -= begin % (math.lcm(self.spec.hop, self.postfilter.config.hop) // self.spec.hop)
-        sound = self._decode(codes[:, begin : stop + self.ahead])
+        end = stop + self.ahead
+        sound = self._decode(codes[:, begin:end], None if shift is None else shift[:, begin:end])
         return sound[(first - begin) * self.spec.hop : (stop - begin) * self.spec.hop]
 
     @torch.inference_mode()
-    def _decode(self, codes: NDArray[Any]) -> Waveform:
+    def _decode(self, codes: NDArray[Any], shift: Shift | None = None) -> Waveform:
         if codes.shape[1] == 0:
             return np.zeros(0, dtype=np.float32)
-        sound = self.codec.decode(torch.from_numpy(codes.astype(np.int64)))
+        ids = torch.from_numpy(codes.astype(np.int64))
+        sound = self.codec.decode(ids, None if shift is None else torch.from_numpy(shift))
         assert len(sound) == codes.shape[1] * self.spec.hop, sound.shape
         if self.postfilter is not None:
             sound = self.postfilter(sound[None])[0]

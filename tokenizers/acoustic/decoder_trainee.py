@@ -38,6 +38,8 @@ class Crops:
     """int64 [B, levels, N // hop]; -1 throughout in the rows that have none"""
     own_past: bool
     """those codes were guessed after a stage's own past, and are not to become the waveform"""
+    shift: Tensor | None = None
+    """[B, D, N // hop], added to the latent of those codes; zero in the rows that have none"""
 
 
 class DecoderTrainee(nn.Module):
@@ -77,9 +79,10 @@ class DecoderTrainee(nn.Module):
     def loss(self, batch: Tensor | Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them, or
         is decoded from what was guessed for it."""
-        waveforms, codes, paired = batch if isinstance(batch, Tensor) else batch.waveforms, None, None
+        waveforms, codes, paired, shift = batch if isinstance(batch, Tensor) else batch.waveforms, None, None, None
         if isinstance(batch, Crops):
-            codes, paired = batch.codes, (batch.codes < 0).all(dim=2).all(dim=1) if batch.own_past else None
+            codes, shift = batch.codes, batch.shift
+            paired = (batch.codes < 0).all(dim=2).all(dim=1) if batch.own_past else None
         step = 0
         if self.training and self.objective.adversary is not None:
             self.updates += 1
@@ -87,7 +90,7 @@ class DecoderTrainee(nn.Module):
         kept = None
         if self.training:
             kept = random_levels(len(waveforms), self.levels, self.config.favoured_levels).to(waveforms.device)
-        made, _ = self._sound(waveforms, kept, codes)
+        made, _ = self._sound(waveforms, kept, codes, shift)
         loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : waveforms.shape[1]], waveforms, step, paired)
         return loss
 
@@ -96,7 +99,9 @@ class DecoderTrainee(nn.Module):
         sound, ids = self._sound(waveform[None])
         return heard(sound, waveform, ids, self.objective)
 
-    def _sound(self, batch: Tensor, kept: Tensor | None = None, guessed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _sound(
+        self, batch: Tensor, kept: Tensor | None = None, guessed: Tensor | None = None, shift: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         total: Any = 0.0
         every = []
         with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
@@ -109,7 +114,7 @@ class DecoderTrainee(nn.Module):
             if guessed is not None:
                 layers = self.model.quantizer.layers[: guessed.shape[1]]
                 other: Any = sum(layer.decode(guessed[:, q].clamp(min=0)) for q, layer in enumerate(layers))
-                total = torch.where((guessed[:, :1, :1] >= 0), other, total)
+                total = torch.where((guessed[:, :1, :1] >= 0), other if shift is None else other + shift, total)
         sound: Tensor = (self.decode if self.training else self.model.decoder)(total)[:, 0].float()
         return self.postfilter(sound) if self.postfilter else sound, torch.stack(every)
 

@@ -45,8 +45,11 @@ class Codec(Protocol):
     def encode(self, samples: Tensor, levels: int) -> Tensor:
         """Ids [levels, ceil(N / hop)] of samples [N]."""
 
-    def decode(self, ids: Tensor) -> Tensor:
-        """Samples [T' · hop] of ids [q, T'], with any q from 1 to `levels`."""
+    def decode(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Samples [T' · hop] of ids [q, T'], with any q from 1 to `levels`; shift [D, T'] is added to their latent."""
+
+    def entries(self, level: int) -> Tensor:
+        """[size, D]: what each entry of a level adds to the latent."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that decide the codes, under names that no version of transformers changes."""
@@ -80,11 +83,15 @@ class Encodec:
             codes.append(ids[0])
         return torch.stack(codes)
 
-    def decode(self, ids: Tensor) -> Tensor:
+    def decode(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
         layers = zip(self.model.quantizer.layers, ids, strict=False)
         latent = torch.stack([layer.decode(row[None]) for layer, row in layers]).sum(0)
-        sound: Tensor = self.model.decoder(latent)[0, 0]
+        sound: Tensor = self.model.decoder(latent if shift is None else latent + shift)[0, 0]
         return sound[: ids.shape[1] * self.hop]
+
+    def entries(self, level: int) -> Tensor:
+        found: Tensor = self.model.quantizer.layers[level].codebook.embed
+        return found
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return _under(self.model.state_dict(), "encoder.", "quantizer.")
@@ -120,9 +127,16 @@ class Dac:
         codes: Tensor = self.model.encode(whole_frames(samples, self.hop)[None, None], n_quantizers=levels).audio_codes
         return codes[0]
 
-    def decode(self, ids: Tensor) -> Tensor:
-        sound: Tensor = self.model.decode(audio_codes=ids[None]).audio_values[0]
+    def decode(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
+        latent = self.model.quantizer.from_codes(ids[None])[0]
+        sound: Tensor = self.model.decoder(latent if shift is None else latent + shift)[0, 0]
         return pad(sound, (0, ids.shape[1] * self.hop - len(sound)))  # odd ratios leave the last few samples out
+
+    @torch.inference_mode()
+    def entries(self, level: int) -> Tensor:
+        quantizer = self.model.quantizer.quantizers[level]
+        found: Tensor = quantizer.out_proj(quantizer.codebook.weight.t()[None])[0].t()
+        return found
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return _under(self.model.state_dict(), "encoder.", "quantizer.")
@@ -153,9 +167,13 @@ class Mimi:
         codes: Tensor = self.model.encode(whole, num_quantizers=levels).audio_codes
         return codes[0]
 
-    def decode(self, ids: Tensor) -> Tensor:
+    def decode(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
+        assert shift is None, "nobody knows its entries"
         sound: Tensor = self.model.decode(ids[None]).audio_values[0, 0]
         return sound
+
+    def entries(self, level: int) -> Tensor:
+        raise ValueError("expected_levels: Mimi's entries are not known here; leave it at 0")
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         flat = {}  # as kyutai/mimi names them; newer versions of transformers keep encoder and decoder as two halves

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.acoustic.decoder_trainee import Crops, DecoderTrainee
-from triptych.tokenizers.acoustic.guesses import Codes, Guesses
+from triptych.tokenizers.acoustic.guesses import Guess, Guesses
 from triptych.tokenizers.acoustic.mel import side_by_side
 from triptych.tokenizers.acoustic.settings import CodecFitConfig
 from triptych.tokenizers.acoustic.trainee import CodecTrainee
@@ -90,7 +90,9 @@ def with_guesses(
 ) -> Crops:
     """Crops of the clips that `places` names, with (step, row) of each; of the rows of all steps an even share with
     what was guessed for them."""
-    codes = np.full((len(places), guesses.levels, config.crop // config.hop), -1, dtype=np.int64)
+    frames = config.crop // config.hop
+    codes = np.full((len(places), guesses.levels, frames), -1, dtype=np.int64)
+    shift = None if guesses.shift is None else np.zeros((len(places), len(guesses.shift), frames), np.float32)
     rows = []
     for row, (index, place) in enumerate(places):
         found = guesses.of(clips.name(index))
@@ -101,21 +103,27 @@ def with_guesses(
             continue
         waveform, part = guessed_crop(clips.waveform(index), found, config, rng)
         rows.append(waveform)
-        codes[row, :, : part.shape[1]] = part
-    return Crops(torch.from_numpy(np.stack(rows)).to(device), torch.from_numpy(codes).to(device), guesses.own_past)
+        codes[row] = part.codes
+        if shift is not None:
+            shift[row] = part.shift
+    waveforms, ids, shifts = (
+        None if each is None else torch.from_numpy(each).to(device) for each in (np.stack(rows), codes, shift)
+    )
+    assert waveforms is not None and ids is not None
+    return Crops(waveforms, ids, guesses.own_past, shifts)
 
 
 def guessed_crop(
-    waveform: Waveform, codes: Codes, config: CodecFitConfig, rng: np.random.Generator
-) -> tuple[Waveform, Codes]:
-    """A crop [N] of a clip [M] from a whole frame on, as loud as it is, and its codes [levels, N // hop]. A clip that
-    is shorter is followed by itself: silence has codes that nobody guessed."""
-    frames = min(codes.shape[1], len(waveform) // config.hop)
+    waveform: Waveform, guess: Guess, config: CodecFitConfig, rng: np.random.Generator
+) -> tuple[Waveform, Guess]:
+    """A crop [N] of a clip [M] from a whole frame on, as loud as it is, and what was guessed of its N // hop frames. A
+    clip that is shorter is followed by itself: silence has codes that nobody guessed."""
+    frames = min(guess.codes.shape[1], len(waveform) // config.hop)
     wanted = config.crop // config.hop
     first = int(rng.integers(0, max(1, frames - wanted + 1)))
     chosen = np.arange(first, first + wanted) % max(1, frames)
     samples = (chosen[:, None] * config.hop + np.arange(config.hop)).reshape(-1)
-    return waveform[samples], codes[:, chosen]
+    return waveform[samples], guess.at(chosen)
 
 
 def read_guesses(config: CodecFitConfig, clips: Clips) -> Guesses | None:

@@ -2,6 +2,7 @@
 sound that it should have become, or should sound like.
 
     guesses.safetensors    codes uint16 [levels, all frames], offsets int64 [recordings + 1], in frames
+                           shift float16 [D, all frames], where some levels are heard as the mean of their entries
                            metadata: format, the names of the recordings, the fingerprint of the codec, and whether
                            they were guessed after the stage's own past (`own_past`)
 
@@ -24,6 +25,21 @@ from triptych.training.files import atomic_file
 
 FORMAT = "1"
 Codes = NDArray[np.uint16]
+Shift = NDArray[np.float16] | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Of one recording."""
+
+    codes: Codes
+    """[levels, T']"""
+    shift: Shift | None = None
+    """[D, T'], added to the latent of the codes"""
+
+    def at(self, frames: NDArray[np.int64]) -> "Guess":
+        """Of some of its frames."""
+        return Guess(self.codes[:, frames], None if self.shift is None else self.shift[:, frames])
 
 
 @dataclass(frozen=True)
@@ -38,15 +54,19 @@ class Guesses:
     """of the codec whose codes they are"""
     own_past: bool = False
     """they were guessed after the stage's own past: they say a recording's words, and are not to become its sound"""
+    shift: Shift | None = None
+    """[D, all frames], added to the latent of the codes"""
 
     @property
     def levels(self) -> int:
         return len(self.codes)
 
-    def of(self, name: str) -> Codes | None:
-        """[levels, T'] of a recording; None where it was not guessed."""
+    def of(self, name: str) -> Guess | None:
+        """Of a recording; None where it was not guessed."""
         begin, end = self.spans.get(name, (0, 0))
-        return self.codes[:, begin:end] if end > begin else None
+        if end <= begin:
+            return None
+        return Guess(self.codes[:, begin:end], None if self.shift is None else self.shift[:, begin:end])
 
     @classmethod
     def load(cls, path: Path) -> "Guesses":
@@ -58,29 +78,34 @@ class Guesses:
             with safe_open(path, "np") as file:
                 said = file.metadata() or {}
                 codes, offsets = file.get_tensor("codes"), file.get_tensor("offsets").tolist()
+                shift = file.get_tensor("shift") if "shift" in file.keys() else None  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} holds no guesses ({error}): make some with 'triptych guess'") from None
         if said.get("format") != FORMAT:
             raise ValueError(f"{path} has no guesses of format {FORMAT}: make it anew with 'triptych guess'")
         names = json.loads(said["names"])
         spans = dict(zip(names, pairwise(offsets), strict=True))
-        return cls(codes, spans, said["fingerprint"], said.get("own_past") == "true")
+        return cls(codes, spans, said["fingerprint"], said.get("own_past") == "true", shift)
 
 
-def write_guesses(path: Path, guessed: Iterable[tuple[str, Codes]], fingerprint: str, own_past: bool = False) -> int:
-    """Writes (name, codes [levels, T']) of recordings; returns how many frames.
+def write_guesses(path: Path, guessed: Iterable[tuple[str, Guess]], fingerprint: str, own_past: bool = False) -> int:
+    """Writes the guesses of recordings by name, all with a shift or none; returns how many frames.
 
     Raises:
         ValueError: there are none.
     """
-    names, codes = [], []
+    names, codes, shifts = [], [], []
     for name, found in guessed:
         names.append(name)
-        codes.append(found)
+        codes.append(found.codes)
+        if found.shift is not None:
+            shifts.append(found.shift.astype(np.float16))
     if not names:
         raise ValueError("no recording of split train has a whole beat: there is nothing to guess")
     offsets = np.cumsum([0, *(x.shape[1] for x in codes)]).astype(np.int64)
     arrays: dict[str, NDArray[Any]] = {"codes": np.ascontiguousarray(np.concatenate(codes, axis=1)), "offsets": offsets}
+    if shifts:
+        arrays["shift"] = np.ascontiguousarray(np.concatenate(shifts, axis=1))
     with atomic_file(path) as beside:
         about = {"format": FORMAT, "names": json.dumps(names), "fingerprint": fingerprint}
         save_file(arrays, beside, about | {"own_past": str(own_past).lower()})

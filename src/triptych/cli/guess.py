@@ -31,6 +31,7 @@ def guess(
     from triptych.stages.initial import folder_of
     from triptych.stages.speech import Speech
     from triptych.stages.three import load_stage
+    from triptych.tokenizers.acoustic.codec import AcousticTokenizer
     from triptych.tokenizers.acoustic.guesses import write_guesses
     from triptych.training.config import build, load_tree
 
@@ -43,7 +44,13 @@ def guess(
     folder, opened = folder_of(source, "coarse"), ShardSet.open(shards)
     stage, model = guessing(*load_stage(folder))
     check_stage("coarse", stage, opened.specs, opened.grid, folder)
+    codec = None
+    if config.expected_levels:
+        entries = folder.parents[1] / "tokenizers" / "acoustic"
+        if not entries.is_dir():
+            raise ValueError(f"expected_levels={config.expected_levels} needs the codec: name a bundle, not {source}")
+        codec = AcousticTokenizer.load(entries)
     with Bar("guess", "recordings") as bar:
-        guessed = guess_all(stage, model, Speech(opened, "train"), config, bar)
+        guessed = guess_all(stage, model, Speech(opened, "train"), config, bar, codec)
         frames = write_guesses(output, guessed, stage.specs.acoustic.fingerprint, config.own_past)
     result(f"{output}: {frames} frames, {stage.config.levels} levels")

@@ -57,6 +57,22 @@ def test_frames_are_a_ceiling_and_decoding_gives_them_back(codec: AcousticTokeni
     assert codec.decode(codes[:, :0]).shape == (0,)
 
 
+def test_a_shift_from_entry_to_entry_is_as_if_the_other_were_drawn(codec: AcousticTokenizer) -> None:
+    if codec.spec.name == "mimi":
+        with pytest.raises(ValueError, match="leave it at 0"):
+            codec.entries(0)
+        return
+    codes = codec.encode(noise(60 * RATE + 5000), RATE)  # longer than what EnCodec decodes in one piece
+    wanted, shift = codes.copy(), 0.0
+    for level in (1, 2):
+        entries = codec.entries(level).numpy()
+        wanted[level] = (codes[level] + 1) % codec.codebook_size
+        shift = shift + (entries[wanted[level]] - entries[codes[level]]).T
+    said = codec.decode(wanted)
+    np.testing.assert_allclose(codec.decode(codes, np.float32(shift)), said, atol=1e-3)
+    assert np.abs(codec.decode(codes) - said).max() > 0.01
+
+
 def test_nouns_are_those_of_the_spec(codec: AcousticTokenizer) -> None:
     rate, levels = {"encodec": (75, 4), "dac": (75, 4), "mimi": (Fraction(25, 2), 6)}[codec.spec.name]
     assert (codec.sample_rate, codec.frame_rate, codec.num_levels, codec.codebook_size) == (RATE, rate, levels, 64)

@@ -10,7 +10,7 @@ import torch
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.acoustic.decoder_trainee import Crops, DecoderTrainee
 from triptych.tokenizers.acoustic.fit import crop_batches, fit_acoustic, guessed_crop, read_guesses
-from triptych.tokenizers.acoustic.guesses import Guesses, write_guesses
+from triptych.tokenizers.acoustic.guesses import Guess, Guesses, write_guesses
 from triptych.tokenizers.acoustic.settings import CodecFitConfig, DiscriminatorConfig
 from triptych.tokenizers.waveform import Waveform
 from triptych.training.config import TrainingConfig
@@ -61,17 +61,21 @@ def test_codes_and_samples_are_of_one_time(frames: int) -> None:
     """Also where the clip is shorter than a crop of 15 frames: it follows itself."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        waveform, codes = guessed_crop(Counting(frames).waveform(0), counted(2, frames + 1), TINY, rng)
+        given = Guess(counted(2, frames + 1), counted(1, frames + 1).astype(np.float32))
+        waveform, crop = guessed_crop(Counting(frames).waveform(0), given, TINY, rng)
+        codes = crop.codes
+        assert crop.shift is not None and np.array_equal(crop.shift[0], codes[0])
         assert waveform.shape == (15 * HOP,) and codes.shape == (2, 15)
         assert np.array_equal(waveform[::HOP], codes[0]) and np.array_equal(codes[1], codes[0] + 1000)
         assert np.array_equal(waveform, np.repeat(waveform[::HOP], HOP))
 
 
 def test_the_share_and_the_clips_that_have_none(tmp_path: Path) -> None:
-    named = [(f"clip-{i}", counted(2, 40)) for i in (0, 1)]
+    named = [(f"clip-{i}", Guess(counted(2, 40))) for i in (0, 1)]
     assert write_guesses(tmp_path / "guesses.safetensors", named, "f") == 80
     guesses = Guesses.load(tmp_path / "guesses.safetensors")
-    assert np.array_equal(guesses.of("clip-1"), counted(2, 40)) and guesses.of("clip-2") is None
+    found = guesses.of("clip-1")
+    assert found is not None and np.array_equal(found.codes, counted(2, 40)) and guesses.of("clip-2") is None
     for share in (0.0, 0.5, 1.0):
         batches = crop_batches(Counting(40), replace(TINY, guessed_share=share, gain_db=0.0), guesses)
         rows = [batch for step in range(1, 101) for batch in batches(step)]
@@ -118,16 +122,39 @@ def test_guessed_rows_are_decoded_from_their_guesses(codec: Path) -> None:
     assert not torch.allclose(other[0], made[0], atol=1e-3) and torch.allclose(other[1], made[1], atol=1e-5)
 
 
+def test_a_shift_comes_from_the_file_into_the_latent(codec: Path, tmp_path: Path) -> None:
+    """From one entry to another it is as if the other had been guessed; rows without a guess have none."""
+    own, clips, file = AcousticTokenizer.load(codec), Counting(40, noise=True), tmp_path / "guesses.safetensors"
+    plain = {clips.name(i): own.encode(clips.waveform(i), 24_000)[:2] for i in (0, 1)}
+    entries = own.entries(1).half().float().numpy()  # as the file has them
+    other = {name: np.stack([codes[0], (codes[1] + 1) % 32]) for name, codes in plain.items()}
+    shifts = {name: (entries[other[name][1]] - entries[codes[1]]).T for name, codes in plain.items()}
+    write_guesses(file, [(name, Guess(codes, shifts[name])) for name, codes in plain.items()], own.spec.fingerprint)
+    config = replace(TINY, decoder_of=str(codec), guesses=str(file), guessed_share=1.0, batch=12)
+    (batch,) = crop_batches(clips, config, read_guesses(config, clips))(1)
+    assert isinstance(batch, Crops) and batch.shift is not None
+    has = batch.codes[:, 0, 0] >= 0
+    assert has.any() and not has.all() and not batch.shift[~has].any()
+    wanted = batch.codes.clone()
+    wanted[has, 1] = (wanted[has, 1] + 1) % 32
+    model = DecoderTrainee(config, str(codec)).eval()
+    with torch.no_grad():
+        made, _ = model._sound(batch.waveforms, None, batch.codes, batch.shift)
+        said, _ = model._sound(batch.waveforms, None, wanted)
+        unmoved, _ = model._sound(batch.waveforms, None, batch.codes)
+    assert torch.allclose(made, said, atol=1e-3) and not torch.allclose(made[has], unmoved[has], atol=1e-2)
+
+
 def test_a_decoder_learns_from_guesses_and_mistakes_are_one_line(codec: Path, tmp_path: Path) -> None:
     own, clips = AcousticTokenizer.load(codec), Counting(40, noise=True)
-    named = [(clips.name(i), own.encode(clips.waveform(i), 24_000)[:2]) for i in range(4)]
+    named = [(clips.name(i), Guess(own.encode(clips.waveform(i), 24_000)[:2])) for i in range(4)]
     file = tmp_path / "guesses.safetensors"
     write_guesses(file, named, own.spec.fingerprint)
     config = replace(TINY, decoder_of=str(codec), guesses=str(file))
     made = fit_acoustic(clips, clips, tmp_path / "one", config)
     plain = fit_acoustic(clips, clips, tmp_path / "two", replace(config, guesses=None))
     assert made.spec == own.spec
-    assert not np.allclose(made.decode(named[0][1]), plain.decode(named[0][1]))
+    assert not np.allclose(made.decode(named[0][1].codes), plain.decode(named[0][1].codes))
     with pytest.raises(ValueError, match="guesses are for decoder_of"):
         read_guesses(replace(config, decoder_of=None), clips)
     with pytest.raises(ValueError, match="holds no guesses"):
@@ -146,7 +173,7 @@ def test_what_a_stage_said_has_no_recording_to_become(codec: Path, tmp_path: Pat
     """Its rows are told apart from the others, the discriminator hears them, and without one it is refused."""
     own, clips = AcousticTokenizer.load(codec), Counting(40, noise=True)
     file = tmp_path / "said.safetensors"
-    named = [(clips.name(i), own.encode(clips.waveform(3 - i), 24_000)[:2]) for i in range(4)]
+    named = [(clips.name(i), Guess(own.encode(clips.waveform(3 - i), 24_000)[:2])) for i in range(4)]
     write_guesses(file, named, own.spec.fingerprint, own_past=True)
     assert Guesses.load(file).own_past
     config = replace(TINY, decoder_of=str(codec), guesses=str(file))
@@ -167,4 +194,4 @@ def test_what_a_stage_said_has_no_recording_to_become(codec: Path, tmp_path: Pat
     become = fit_acoustic(
         clips, clips, tmp_path / "two", replace(adverse, guesses=str(tmp_path / "become.safetensors"))
     )
-    assert made.spec == own.spec and not np.allclose(made.decode(named[0][1]), become.decode(named[0][1]))
+    assert made.spec == own.spec and not np.allclose(made.decode(named[0][1].codes), become.decode(named[0][1].codes))
