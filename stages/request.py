@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from triptych.lm.decode import Row
 from triptych.stages.bundle import Voice
-from triptych.stages.coarse.generate import CoarseWork
+from triptych.stages.coarse.generate import NONE, CoarseWork, Entries, expected_entries
 from triptych.stages.fine.generate import FineWork
 from triptych.stages.notice import loops, overlong, silences
 from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
@@ -63,6 +63,7 @@ class Request:
         self.pieces: list[NDArray[np.uint16]] = []
         self.saying: Row | None = None
         self.levels = self._levels()
+        self.expected = self._expected()
 
     def clock(self, name: str) -> Clock:
         """Times what is done within, for a stage."""
@@ -181,9 +182,7 @@ class Request:
         before = np.zeros((stage.config.levels, 0), np.uint16) if made is None else made[: stage.config.levels]
         span, settings = self._span(voice, stage.config.prompt), self.settings
         work = CoarseWork(stage, span, settings.coarse, self.streams["coarse"], before, settings.first_seconds)
-        if settings.expected_levels and self.levels == stage.config.levels:
-            first, codec = stage.config.levels - settings.expected_levels, self.cascade.tokenizers.acoustic
-            work.expected = {level: codec.entries(level) for level in range(first, stage.config.levels)}
+        work.expected = self.expected
         return work
 
     def fine_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> FineWork:
@@ -225,17 +224,22 @@ class Request:
             waveform = self.cascade.tokenizers.acoustic.decode(codes, shift)
         rate = self.cascade.sample_rate
         self.notes += loops(semantic, float(self.cascade.grid.semantic_rate)) + silences(waveform, rate)
-        return Utterance(waveform, rate, semantic, codes, text, dict(self.seconds), tuple(self.notes))
+        return Utterance(waveform, rate, semantic, codes, text, dict(self.seconds), tuple(self.notes), shift)
 
     def _levels(self) -> int:
         """Known before any stage has worked for nothing."""
         coarse = self.cascade.stages["fine"][0].config.coarse_levels
         most, asked = self.cascade.tokenizers.acoustic.num_levels, self.settings.levels
-        if self.settings.expected_levels > coarse:
-            raise ValueError(f"expected_levels={self.settings.expected_levels}: the coarse stage makes {coarse} levels")
         if asked and not coarse <= asked <= most:
             raise ValueError(f"levels={asked}: this cascade makes {coarse} to {most} codec levels; 0 means all")
         return asked or most
+
+    def _expected(self) -> Entries:
+        """Of the levels that are heard as their mean; none where a level of the fine stage is heard."""
+        heard, count = self.cascade.stages["fine"][0].config.coarse_levels, self.settings.expected_levels
+        if not count or self.levels != heard:
+            return NONE
+        return expected_entries(self.cascade.stages["coarse"][0], self.cascade.tokenizers.acoustic, count, heard)
 
     def _span(self, voice: Voice, config: PromptConfig) -> Span:
         """As much of the voice as settings and training allow."""

@@ -5,8 +5,8 @@
     fine       [====window 0====]          │
     codec      ▶ sound                     │ ▶ sound       a little of what came before is decoded again, and left out
 
-Invariant: the tokens are those of `Cascade.speak`, whose windows lie in the same places; memory is that of a window and
-of the tokens themselves. Knows no bundle.
+Invariant: the tokens are those of `Cascade.speak`, whose windows lie in the same places; memory is that of a window,
+of the tokens themselves and, where levels are expected, of a latent a frame. Knows no bundle.
 """
 
 from collections.abc import Iterator, Sequence

@@ -4,7 +4,8 @@
                together                                         together           one by one
 
 Invariant: a request becomes what it becomes alone (as `lm.decode` promises); work that was done together is shared out
-by the tokens that came of it. Memory is that of a lot of tokens and one waveform. Knows no bundle, no file and no text.
+by the tokens that came of it. Memory is that of a lot of tokens, of a latent a frame where levels are expected,
+and one waveform. Knows no bundle, no file and no text.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

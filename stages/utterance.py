@@ -81,6 +81,8 @@ class Utterance:
     """work, per stage"""
     notes: tuple[str, ...] = ()
     """what a listener should know: a prompt cut short, a length limit reached"""
+    shift: NDArray[np.float32] | None = None
+    """[D, T'] that the codec added to the latent of the codes, where `expected_levels` says so"""
 
     @property
     def seconds(self) -> float:

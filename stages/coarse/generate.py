@@ -3,7 +3,7 @@
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,11 +21,27 @@ from triptych.stages.span import Span
 from triptych.stages.speech import Tokens
 from triptych.stages.windows import Schedule
 
+if TYPE_CHECKING:
+    from triptych.tokenizers.acoustic.codec import AcousticTokenizer
+
 TAIL_SECONDS = 2.0
 """of what is made already, heard again by the next window"""
 Entries = Mapping[int, Tensor]
 """Level to what each of its entries [size, D] adds to the codec's latent"""
 NONE: Entries = MappingProxyType({})
+
+
+def expected_entries(stage: CoarseStage, codec: "AcousticTokenizer", count: int, heard: int) -> Entries:
+    """Of the last `count` of the `heard` levels.
+
+    Raises:
+        ValueError: there are not so many, the stage's layout draws all levels, or the codec's entries are not known.
+    """
+    if count > heard:
+        raise ValueError(f"expected_levels={count}: the coarse stage makes {heard} that are heard")
+    if count and stage.config.layout == "flattened":
+        raise ValueError("expected_levels: a coarse stage of the flattened layout draws all levels; leave it at 0")
+    return {level: codec.entries(level) for level in range(heard - count, heard)}
 
 
 def coarse_rule(
@@ -152,7 +168,8 @@ class AlignedRule:
     def row(
         self, span: Span, new: int, sampling: Sampling, generator: torch.Generator, expected: Entries = NONE
     ) -> AlignedRow:
-        return AlignedRow(span, new, sampling, generator, expected, shifts={q: [] for q in expected})
+        entries = {q: each.to(self.engine.device, torch.float32) for q, each in expected.items()}
+        return AlignedRow(span, new, sampling, generator, entries, shifts={q: [] for q in entries})
 
     def codes(self, row: AlignedRow) -> Tokens:
         """[levels, new] of a row that is done."""
@@ -206,8 +223,8 @@ class AlignedRule:
                 scores = guide(own[:1], own[1:], row.sampling.guidance) if len(own) == 2 else own
                 frame[r, q] = choose(scores, self._legal, row.sampling, row.generator)[0]
                 if q in row.expected:
-                    entries = row.expected[q].to(scores)
-                    row.shifts[q].append(scores[0].softmax(-1) @ entries - entries[frame[r, q]])
+                    likely = torch.nan_to_num(scores[0].float(), nan=-1e30).softmax(-1)
+                    row.shifts[q].append(likely @ row.expected[q] - row.expected[q][frame[r, q]])
         for row, chosen in zip(rows, frame, strict=True):
             row.frames.append(chosen)
         return [len(row.frames) < row.new + model.tail for row in rows]
@@ -231,8 +248,7 @@ class FlattenedRule(LanguageRule):
     def row(
         self, span: Span, new: int, sampling: Sampling, generator: torch.Generator, expected: Entries = NONE
     ) -> Row:
-        if expected:
-            raise ValueError("expected_levels: a coarse stage of the flattened layout draws all levels; leave it at 0")
+        assert not expected, "see expected_entries"
         if sampling.guidance != 1.0:
             raise ValueError("coarse.guidance: a coarse stage of the flattened layout has none; leave it at 1")
         flat = self.flattening

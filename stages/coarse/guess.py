@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from triptych.lm.decode import run
 from triptych.lm.sampling import Sampling, choose
-from triptych.stages.coarse.generate import NONE, CoarseWork, Entries, coarse_rule
+from triptych.stages.coarse.generate import NONE, CoarseWork, Entries, coarse_rule, expected_entries
 from triptych.stages.coarse.model import AlignedModel
 from triptych.stages.coarse.sequence import CoarseStage
 from triptych.stages.span import Span
@@ -46,7 +46,8 @@ class GuessConfig:
     guidance: Annotated[float, Field(gt=0)] = 1.0
     """with own_past: as the cascade will guide it"""
     expected_levels: Annotated[int, Field(ge=0)] = 0
-    """with own_past: the last so many levels as the cascade will hear them, the mean of their entries"""
+    """with own_past: the last so many levels as the cascade will hear them, the mean of their entries; the file then
+    holds a latent a frame (23 MB an hour of the starter's codec) and is read whole"""
     rows: Annotated[int, Field(ge=1)] = 16
     """with own_past: recordings side by side"""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -80,13 +81,10 @@ def guess_all(
     longest = stage.specs.grid.beats(stage.config.prompt.max_seconds)
     usable = [int(index) for index in stage.usable(speech)]
     if config.own_past:
-        expected = {}
+        expected = NONE
         if config.expected_levels:
             assert codec is not None
-            first = stage.config.levels - config.expected_levels
-            if first < 0:
-                raise ValueError(f"expected_levels={config.expected_levels}: the stage makes {stage.config.levels}")
-            expected = {level: codec.entries(level) for level in range(first, stage.config.levels)}
+            expected = expected_entries(stage, codec, config.expected_levels, stage.config.levels)
         yield from say_all(stage, model, speech, usable, sampling, config, progress, expected)
         return
     for done, index in enumerate(usable, 1):

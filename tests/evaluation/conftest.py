@@ -99,9 +99,10 @@ class Codec:
         whole = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int64) + 32768
         return np.stack([whole // 256, whole % 256]).astype(np.uint16)
 
-    def decode(self, codes: np.ndarray) -> Waveform:
+    def decode(self, codes: np.ndarray, shift: np.ndarray | None = None) -> Waveform:
         low = codes[1].astype(np.int64) if len(codes) > 1 else 128
-        return ((codes[0].astype(np.int64) * 256 + low - 32768) / 32767).astype(np.float32)
+        sound = (codes[0].astype(np.int64) * 256 + low - 32768) / 32767
+        return (sound if shift is None else sound + shift[0]).astype(np.float32)
 
 
 CODEC = Codec()

@@ -19,6 +19,7 @@ from triptych.evaluation.report import Section
 from triptych.evaluation.sections.speaking import sentences
 from triptych.evaluation.subject import EvaluateConfig, Evaluation
 from triptych.lm import native
+from triptych.stages.utterance import Utterance
 
 
 @contextmanager
@@ -187,3 +188,17 @@ def test_what_cannot_be_spoken_is_known_before_anything_is_measured(subject: Eva
 def test_nothing_at_all_cannot_be_asked_for(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         EvaluateConfig(**{key: 0})
+
+
+def test_what_is_made_once_sounds_the_same_from_disk(subject: Evaluation) -> None:
+    """Codes alone do not say it, where the codec was given a shift of its latent beside them."""
+    codes = np.random.default_rng(0).integers(0, 256, (2, 50)).astype(np.uint16)
+    tokens, decode = np.zeros(25, np.uint16), subject.cascade.tokenizers.acoustic.decode
+    for name, shift in (("plain", None), ("shifted", np.full((1, 50), 0.25, np.float32))):
+        made = Utterance(
+            decode(codes, shift), subject.cascade.sample_rate, tokens, codes, "text", {"coarse": 0.5}, ("note",), shift
+        )
+        first, again = (subject.make(name, lambda made=made: made) for _ in range(2))
+        assert first is made and again is not made and again.notes == made.notes
+        assert np.array_equal(again.waveform, made.waveform)
+        assert np.array_equal(decode(again.codes, again.shift), made.waveform)

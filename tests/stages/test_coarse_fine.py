@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from triptych.lm.decode import one, run
 from triptych.lm.engine import StaticEngine
 from triptych.lm.sampling import Sampling
-from triptych.stages.coarse.generate import AlignedRule, CoarseWork, coarse_rule, generate_coarse
+from triptych.stages.coarse.generate import AlignedRule, CoarseWork, coarse_rule, expected_entries, generate_coarse
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage, Flattening, delay, undelay
 from triptych.stages.fine.generate import generate_fine
 from triptych.stages.fine.sequence import FineConfig, FineStage
@@ -251,9 +253,10 @@ def test_expected_levels_are_the_mean_of_their_entries(layout, specs, shape, spe
 
 def test_a_flattened_stage_draws_all_levels(specs, shape, speech):
     stage = coarse_stage("flattened", specs, shape)
-    rule = coarse_rule(stage.model().eval())
+    codec: Any = SimpleNamespace(entries=lambda level: torch.zeros(16, 5))
     with pytest.raises(ValueError, match="expected_levels: a coarse stage of the flattened layout"):
-        rule.row(nobody(2), 2, GREEDY, torch.Generator(), {1: torch.zeros(16, 5)})
+        expected_entries(stage, codec, 1, 2)
+    assert list(expected_entries(coarse_stage("aligned", specs, shape), codec, 1, 2)) == [1]
 
 
 def test_without_the_voice_a_delayed_row_begins_with_no_code_of_it(specs, shape, speech):

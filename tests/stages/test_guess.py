@@ -102,7 +102,7 @@ def test_levels_that_are_expected_are_said_with_their_shift(stage, speech) -> No
         drawn = sum(codec.entries(level)[found.codes[level].astype(np.int64)].numpy() for level in (1, 2))
         mean = found.shift + drawn.T  # of entries that lie in 0 to 1 above their level's number, twice
         assert (mean > 3 - 1e-4).all() and (mean < 5 + 1e-4).all() and np.abs(found.shift).max() > 0.1
-    with pytest.raises(ValueError, match="expected_levels=4: the stage makes 3"):
+    with pytest.raises(ValueError, match="expected_levels=4: the coarse stage makes 3"):
         next(guess_all(stage, model, speech, replace(config, expected_levels=4), codec=codec))
 
 

@@ -112,6 +112,8 @@ def test_expected_levels_change_the_sound_alone(cascade: Cascade, tmp_path: Path
     assert np.abs(one.waveform - other.waveform).max() > 0.01 and len(one.waveform) == len(other.waveform)
     sound = np.concatenate(list(cascade.stream(LONG, settings=mean)))
     assert 10 * np.log10(np.square(sound - other.waveform).mean() / np.square(sound).mean() + 1e-12) < -60
+    assert one.shift is None
+    assert np.array_equal(cascade.tokenizers.acoustic.decode(other.codes, other.shift), other.waveform)
     more = cascade.speak(LONG, settings=replace(mean, takes=2))
     assert more.waveform.shape == other.waveform.shape
     prompt = tmp_path / "prompt.wav"

@@ -169,7 +169,7 @@ class AcousticTokenizer:
         """[codebook_size, D]: what each entry of a level adds to the latent that is decoded.
 
         Raises:
-            ValueError: a codec whose levels do not simply add up.
+            ValueError: Mimi's are not known.
         """
         return self.codec.entries(level)
 

@@ -1,7 +1,7 @@
 """What learns of a codec that exists, under the codes that it has: its decoder, a post-filter, or both.
 
     waveform [B, N] ─encoder, quantizer: frozen─▶ quantised [B, D, T'] ─decoder─▶ ─post-filter─▶ waveform
-    guessed codes  ──────────entries───────────▶ in the rows that have some
+    guessed codes  ─────entries, and a shift───▶ in the rows that have some
 
 Levels, ranks and losses are those of trainee.py. Knows no clips.
 """

@@ -33,6 +33,7 @@ def guess(
     from triptych.stages.three import load_stage
     from triptych.tokenizers.acoustic.codec import AcousticTokenizer
     from triptych.tokenizers.acoustic.guesses import write_guesses
+    from triptych.tokenizers.spec import check_same
     from triptych.training.config import build, load_tree
 
     if output.exists():
@@ -46,10 +47,11 @@ def guess(
     check_stage("coarse", stage, opened.specs, opened.grid, folder)
     codec = None
     if config.expected_levels:
-        entries = folder.parents[1] / "tokenizers" / "acoustic"
+        entries = folder.resolve().parents[1] / "tokenizers" / "acoustic"
         if not entries.is_dir():
             raise ValueError(f"expected_levels={config.expected_levels} needs the codec: name a bundle, not {source}")
         codec = AcousticTokenizer.load(entries)
+        check_same(stage.specs.acoustic, codec.spec, source)
     with Bar("guess", "recordings") as bar:
         guessed = guess_all(stage, model, Speech(opened, "train"), config, bar, codec)
         frames = write_guesses(output, guessed, stage.specs.acoustic.fingerprint, config.own_past)

@@ -177,12 +177,14 @@ class Evaluation:
             with np.load(path, allow_pickle=False) as kept:
                 stages, spent = kept["stages"].tolist(), kept["seconds"].tolist()
                 text = str(kept["text"]) if kept["text"].size else None
-                again = self.cascade.tokenizers.acoustic.decode(kept["codes"])
+                shift = kept.get("shift")
+                again = self.cascade.tokenizers.acoustic.decode(kept["codes"], shift)
                 return Utterance(
                     again, self.cascade.sample_rate, kept["semantic"], kept["codes"], text,
-                    dict(zip(stages, spent, strict=True)), tuple(kept["notes"].tolist()),
+                    dict(zip(stages, spent, strict=True)), tuple(kept["notes"].tolist()), shift,
                 )  # fmt: skip
         made = maker()
+        shift = {} if made.shift is None else {"shift": made.shift}
         with atomic_file(path) as beside:
             np.savez_compressed(
                 beside,
@@ -192,6 +194,7 @@ class Evaluation:
                 stages=np.array(list(made.seconds_by_stage), dtype=str),
                 seconds=np.array(list(made.seconds_by_stage.values()), dtype=float),
                 notes=np.array(list(made.notes), dtype=str),
+                **shift,
             )
         return made
 
