@@ -96,8 +96,9 @@ class CoarseWork:
             new = (window.stop - window.start) * a
             row = yield rule.row(span, new, self.sampling, self.generator, self.expected)
             if self.expected:
-                before = np.zeros((rule.shift(row).shape[0], self.made.shape[1]), np.float32)
-                self.shift = np.concatenate([before if self.shift is None else self.shift, rule.shift(row)], axis=1)
+                shift = rule.shift(row)
+                before = np.zeros((len(shift), self.made.shape[1]), np.float32) if self.shift is None else self.shift
+                self.shift = np.concatenate([before, shift], axis=1)
             self.made = np.concatenate([self.made, rule.codes(row)], axis=1)
             self.number += 1
 

@@ -75,7 +75,7 @@ def guess_all(
     Args:
         codec: whose entries `expected_levels` are.
     Raises:
-        ValueError: more expected levels than there are, or a codec whose levels do not add up.
+        ValueError: more expected levels than there are, or a codec whose entries are not known.
     """
     sampling = Sampling(temperature=config.temperature, top_k=config.top_k, guidance=config.guidance)
     longest = stage.specs.grid.beats(stage.config.prompt.max_seconds)

@@ -106,11 +106,8 @@ def with_guesses(
         codes[row] = part.codes
         if shift is not None:
             shift[row] = part.shift
-    waveforms, ids, shifts = (
-        None if each is None else torch.from_numpy(each).to(device) for each in (np.stack(rows), codes, shift)
-    )
-    assert waveforms is not None and ids is not None
-    return Crops(waveforms, ids, guesses.own_past, shifts)
+    waveforms, ids = (torch.from_numpy(each).to(device) for each in (np.stack(rows), codes))
+    return Crops(waveforms, ids, guesses.own_past, None if shift is None else torch.from_numpy(shift).to(device))
 
 
 def guessed_crop(
