@@ -181,9 +181,8 @@ class Request:
         stage, _ = self.cascade.stages["coarse"]
         before = np.zeros((stage.config.levels, 0), np.uint16) if made is None else made[: stage.config.levels]
         span, settings = self._span(voice, stage.config.prompt), self.settings
-        work = CoarseWork(stage, span, settings.coarse, self.streams["coarse"], before, settings.first_seconds)
-        work.expected = self.expected
-        return work
+        stream, first = self.streams["coarse"], settings.first_seconds
+        return CoarseWork(stage, span, settings.coarse, stream, before, first, expected=self.expected)
 
     def fine_work(self, voice: Voice, made: NDArray[np.uint16] | None = None) -> FineWork:
         """Likewise, of the fine stage."""
