@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from triptych.lm.decode import Row
 from triptych.stages.bundle import Voice
-from triptych.stages.coarse.generate import NONE, CoarseWork, Entries, expected_entries
+from triptych.stages.coarse.generate import NONE, CoarseWork, Entries, check_guidance, expected_entries
 from triptych.stages.fine.generate import FineWork
 from triptych.stages.notice import loops, overlong, silences
 from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
@@ -64,6 +64,7 @@ class Request:
         self.saying: Row | None = None
         self.levels = self._levels()
         self.expected = self._expected()
+        check_guidance(cascade.stages["coarse"][0].config.layout, self.settings.coarse)
 
     def clock(self, name: str) -> Clock:
         """Times what is done within, for a stage."""

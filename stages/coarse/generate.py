@@ -44,6 +44,15 @@ def expected_entries(stage: CoarseStage, codec: "AcousticTokenizer", count: int,
     return {level: codec.entries(level) for level in range(heard - count, heard)}
 
 
+def check_guidance(layout: str, sampling: Sampling) -> None:
+    """
+    Raises:
+        ValueError: a layout of which nothing is guided.
+    """
+    if layout == "flattened" and sampling.guidance != 1:
+        raise ValueError("coarse.guidance: a coarse stage of the flattened layout has none; leave it at 1")
+
+
 def coarse_rule(
     model: AlignedModel | FlattenedModel, precision: Precision | None = None, steps: int = 0
 ) -> "CoarseRule":
@@ -250,8 +259,7 @@ class FlattenedRule(LanguageRule):
         self, span: Span, new: int, sampling: Sampling, generator: torch.Generator, expected: Entries = NONE
     ) -> Row:
         assert not expected, "see expected_entries"
-        if sampling.guidance != 1.0:
-            raise ValueError("coarse.guidance: a coarse stage of the flattened layout has none; leave it at 1")
+        check_guidance("flattened", sampling)
         flat = self.flattening
         given, positions = flat.prefix(span.semantic)
         known = flat.flatten(span.codes)
