@@ -79,7 +79,8 @@ def encoder(
     from triptych.tokenizers.text.frontend import load_text
 
     settings, resume = read_config(EncoderFitConfig, config, overrides, "fit encoder")
-    check_folder(output, force=resume)
+    begun = output.is_dir() and [entry.name for entry in output.iterdir()] == ["run"]
+    check_folder(output, force=resume or begun)  # a run without a model: whether it may begin, `fit_encoder` says
     speller = load_text(text) if text else None
     clips = read_clips(manifest, encoder_rate(), "train")
     held_out = read_clips(manifest, encoder_rate(), "dev") if has_dev(manifest) else None

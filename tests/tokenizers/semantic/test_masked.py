@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.cli.main import main
 from triptych.tokenizers.semantic.architecture import Architecture, build_encoder, front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
 from triptych.tokenizers.semantic.compared import standardised
@@ -19,7 +20,7 @@ from triptych.tokenizers.semantic.inputs import FrontEnd
 from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, over_clip
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf
-from triptych.tokenizers.waveform import resample
+from triptych.tokenizers.waveform import resample, write_wav
 from triptych.training.config import TrainingConfig
 
 HELD = LossWeights(visible=0.1, ctc=0.0, ctc_layer=None, ctc_steps=1, invariance=1.0, token_layer=1)
@@ -132,6 +133,32 @@ def test_training_with_it_runs_and_says_so(changes: dict[str, object], clips: Ca
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert ("invariance_loss" in rows[1]) == ("invariance_weight" in changes)
     assert "invariance_loss" not in rows[-1]  # validation hears clean clips alone
+
+
+def test_a_fit_that_was_stopped_is_told_from_one_that_is_done(
+    clips: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before its first checkpoint it begins anew, after it `resume=true` is asked for, and what is done is refused."""
+    for i in range(4):
+        write_wav(tmp_path / "clips" / f"{i}.wav", clips(4).waveform(i), 16000)
+    out = tmp_path / "encoder"
+
+    def fit(*line: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["fit", "encoder", str(tmp_path / "m.jsonl"), "-o", str(out), "--config", "encoder/tiny", *line])
+        return capsys.readouterr().err
+
+    with pytest.raises(SystemExit):
+        main(["prepare", str(tmp_path / "clips"), "-o", str(tmp_path / "m.jsonl")])
+    (out / "run").mkdir(parents=True)
+    fit("training.max_steps=2")
+    made = (out / "model.safetensors").read_bytes()
+    assert "exists already" in fit()
+    for file in [each for each in out.iterdir() if each.is_file()]:
+        file.unlink()
+    assert "add resume=true to go on with it" in fit()
+    fit("training.max_steps=2", "resume=true")
+    assert (out / "model.safetensors").read_bytes() == made
 
 
 def test_distilling_is_validated_and_refused_where_it_cannot_be(clips: Callable, tmp_path: Path) -> None:
