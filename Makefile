@@ -1,6 +1,6 @@
 # make demo [TEXT="…"]    speak, continue and convert with the starter cascade; writes demo-out/
 # make test               the tests
-# make check              all that CI runs: lint, types, tests
+# make check              lint, types, tests (CI: .ci/run)
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types check clean
 
