@@ -51,7 +51,8 @@ class DecoderTrainee(nn.Module):
             post-filter; a share of a post-filter that is new.
     """
 
-    may_be_new = (*NEW_WITH_OLD_WEIGHTS, "updates")
+    may_be_new = NEW_WITH_OLD_WEIGHTS
+    may_be_gone = ("updates",)
 
     def __init__(self, config: CodecFitConfig, source: str) -> None:
         super().__init__()
@@ -66,15 +67,17 @@ class DecoderTrainee(nn.Module):
         if config.decoder_too or not config.postfilter.layers:
             self.learning.append(self.model.decoder.requires_grad_(True))
         self.objective = Objective(config)
-        if self.objective.adversary is not None:
-            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-            self.updates: Tensor
+        self.step = 0
         self.encode, self.decode = runner(self.model.encoder), runner(self.model.decoder, config.compile)
 
     def learners(self) -> list[Learner]:
         """What learns, and the discriminator if there is one."""
         parameters = [weight for part in self.learning for weight in part.parameters()]
         return learners(parameters, self.objective, self.config)
+
+    def begin_step(self, step: int) -> None:
+        """What is learned from when on is said in steps, from 1."""
+        self.step = step
 
     def loss(self, batch: Tensor | Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop; each row keeps all levels, or a random number of them, or
@@ -83,15 +86,13 @@ class DecoderTrainee(nn.Module):
         if isinstance(batch, Crops):
             codes, shift = batch.codes, batch.shift
             paired = (batch.codes < 0).all(dim=2).all(dim=1) if batch.own_past else None
-        step = 0
-        if self.training and self.objective.adversary is not None:
-            self.updates += 1
-            step = 1 + (int(self.updates) - 1) // self.config.training.accumulation
         kept = None
         if self.training:
             kept = random_levels(len(waveforms), self.levels, self.config.favoured_levels).to(waveforms.device)
         made, _ = self._sound(waveforms, kept, codes, shift)
-        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(made[:, : waveforms.shape[1]], waveforms, step, paired)
+        loss: tuple[Tensor, dict[str, Tensor]] = self.objective(
+            made[:, : waveforms.shape[1]], waveforms, self.step, paired
+        )
         return loss
 
     def listen(self, waveform: Tensor) -> Heard:

@@ -182,12 +182,14 @@ def fit_acoustic(
         )
     if config.postfilter.layers and not (config.decoder_of or config.init):
         raise ValueError("postfilter is for decoder_of or init: it mends what the decoder of a codec that exists makes")
-    if config.favoured_levels and config.favoured_levels > config.levels:
-        raise ValueError(f"favoured_levels = {config.favoured_levels}: choose 1 to {config.levels}, the codec's levels")
     guesses = read_guesses(config, clips)
     with ranks(config.training.device, config.training.timeout):
         torch.manual_seed(config.training.seed)
         model = DecoderTrainee(config, config.decoder_of) if config.decoder_of else CodecTrainee(config)
+        if config.favoured_levels and config.favoured_levels > model.levels:
+            raise ValueError(
+                f"favoured_levels={config.favoured_levels}: choose 1 to {model.levels}, the codec's levels"
+            )
         record = {"stage": "codec", "config": asdict(config), "format": 1}
         path = folder.with_name(folder.name + ".run")
         if not resume:

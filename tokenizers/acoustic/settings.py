@@ -171,7 +171,7 @@ class CodecFitConfig:
     """encoder and decoder through torch.compile in training; it costs a minute or more of compiling at the start"""
     dtype: Dtype = "fp32"
     """of its encoder when it tokenizes: bf16 is faster and gives other codes; part of the fingerprint"""
-    validation_clips: int = 16
+    validation_clips: Annotated[int, Field(ge=1)] = 16
     """held-out clips that are coded at each validation"""
 
     @property

@@ -70,7 +70,8 @@ class CodecTrainee(nn.Module):
             self._begin(config)
         self.objective = Objective(config)
         self.usage = UsageWindow(config.usage_steps)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.step = 0
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))  # micro-batches
         gathered = 0 if self.quantizer.started else config.reservoir
         self.register_buffer("reservoir", torch.zeros(gathered, self.hf_config.hidden_size))
         self.updates: Tensor
@@ -117,17 +118,18 @@ class CodecTrainee(nn.Module):
         parts = (self.encoder, self.decoder, *([self.postfilter] if self.postfilter else []))
         return learners([weight for part in parts for weight in part.parameters()], self.objective, self.config)
 
+    def begin_step(self, step: int) -> None:
+        """What is learned from when on is said in steps, from 1."""
+        self.step = step
+
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Batch: waveforms [B, N], N a multiple of the hop. Crops take the short way (seanet.py)."""
         latent = self.encode(batch[:, None]).float().transpose(1, 2)
-        if self.training:
-            self.updates += 1
-        updates = int(self.updates)
         metrics: dict[str, float | Tensor] = {}
         commitment = latent.new_zeros(())
-        if not self.quantizer.started and updates <= self.config.unquantised_steps:
+        if not self.quantizer.started and self.step <= self.config.unquantised_steps:
             if self.training:
-                self._gather(latent.detach(), updates)
+                self._gather(latent.detach())
             quantised = latent
         else:
             if not self.quantizer.started:
@@ -139,7 +141,7 @@ class CodecTrainee(nn.Module):
             if self.training:
                 metrics |= self.usage.add(self.quantizer.newest_counts)
         waveform = self._filtered(self.decode(quantised.transpose(1, 2))[:, 0].float())[:, : batch.shape[1]]
-        distance, parts = self.objective(waveform, batch, 1 + (updates - 1) // self.config.training.accumulation)
+        distance, parts = self.objective(waveform, batch, self.step)
         total = distance + self.config.commitment_weight * commitment
         return total, {**metrics, **parts, "commitment": commitment.detach()}
 
@@ -163,10 +165,11 @@ class CodecTrainee(nn.Module):
         chosen = (entries * kept[:, :, None, None]).sum(0).detach()
         return latent + (chosen - latent).detach(), commitment, ids
 
-    def _gather(self, latent: Tensor, updates: int) -> None:
+    def _gather(self, latent: Tensor) -> None:
         """A ring of the newest latents, of all ranks."""
         rows = rows_of_ranks(latent).reshape(-1, latent.shape[-1])[: len(self.reservoir)]
-        start = (updates - 1) * len(rows) % len(self.reservoir)
+        start = int(self.updates) * len(rows) % len(self.reservoir)
+        self.updates += 1
         at = (start + torch.arange(len(rows), device=rows.device)) % len(self.reservoir)
         self.reservoir[at] = rows
 

@@ -169,14 +169,15 @@ def average_of(model: nn.Module, keep: float, folder: Path) -> Average | None:
 
 
 def _load_weights(file: Path, model: nn.Module) -> None:
-    may_be_new: tuple[str, ...] = getattr(model, "may_be_new", ())
+    may_be_new, may_be_gone = (getattr(model, name, ()) for name in ("may_be_new", "may_be_gone"))
     try:
         missing, unexpected = load_model(model, file, strict=False)
     except RuntimeError as error:  # a size that does not fit
         raise ValueError(f"{file} does not fit this config: {str(error).splitlines()[-1].strip()}") from None
     absent = sorted(name for name in missing if not name.startswith(may_be_new))
-    if absent or unexpected:
-        name = (absent or sorted(unexpected))[0]
+    left = sorted(name for name in unexpected if not name.startswith(may_be_gone))
+    if absent or left:
+        name = (absent or left)[0]
         found = "lacks" if absent else "has"
         raise ValueError(
             f"{file} is not of this model: it {found} {name}; resume with the config that it was made with"

@@ -4,7 +4,8 @@
     over ranks               gradients, metrics and targets are summed
     / targets in all         clip, set the learning rate, AdamW; or all of this through DeepSpeed
 
-Invariant: a pure function of the state, the micro-batches and the number of the step. Knows no folder.
+Invariant: a pure function of the state, the micro-batches and the number of the step, which a model that has other
+things to learn later is told (`begin_step`). Knows no folder.
 """
 
 import math
@@ -41,6 +42,8 @@ def take_step(
     zero: ZeroEngine | None = None,
 ) -> dict[str, float]:
     torch.manual_seed(config.seed * 1_000_003 + step)
+    if hasattr(model, "begin_step"):
+        model.begin_step(step)  # type: ignore[operator]
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     total, losses = 0.0, []

@@ -151,7 +151,8 @@ def test_codebooks_start_from_real_vectors_and_are_used():
     torch.manual_seed(0)
     model = CodecTrainee(TINY).train()
     batch = torch.from_numpy(np.stack([Noise().waveform(i)[:7200] for i in range(2)]))
-    for _ in range(TINY.unquantised_steps + 1):
+    for step in range(1, TINY.unquantised_steps + 2):
+        model.begin_step(step)
         loss, metrics = model.loss(batch)
     assert float(metrics["perplexity_0"]) > 4
     latent = model.encoder(batch[:, None]).transpose(1, 2)

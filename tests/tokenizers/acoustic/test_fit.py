@@ -260,16 +260,31 @@ def test_a_codec_of_float32_weights_keeps_its_fingerprint(tmp_path, postfilter):
     assert fit_acoustic(Noise(), Noise(), tmp_path / "after", config).spec.fingerprint == own.spec.fingerprint
 
 
-def test_a_discriminator_joins_a_run_that_began_without_one(tmp_path):
-    half = replace(TINY, training=replace(TINY.training, max_steps=5))
+@pytest.mark.parametrize("decoder_alone", [False, True])
+def test_a_discriminator_joins_a_run_that_began_without_one(tmp_path, decoder_alone):
+    began = {}
+    if decoder_alone:
+        codec_of(tmp_path / "old")
+        began = {"decoder_of": str(tmp_path / "old" / "codec")}
+    half = replace(TINY, training=replace(TINY.training, max_steps=5), **began)
     fit_acoustic(Noise(), Noise(), tmp_path / "codec", half)
     assert not any("adversary" in name for name in weights(tmp_path / "codec.run"))
     (tmp_path / "codec.run").rename(tmp_path / "on.run")
-    fit_acoustic(Noise(), Noise(), tmp_path / "on", ADVERSE, resume=True)
-    assert "discriminator" in rows(tmp_path / "on.run", "train")[-1]
+    fit_acoustic(Noise(), Noise(), tmp_path / "on", replace(ADVERSE, **began), resume=True)
+    later = [row for row in rows(tmp_path / "on.run", "train") if row["step"] > 5]  # it starts after step 4
+    assert ["adversarial" in row for row in later] == [False, True, True, True]
+    assert all("discriminator" in row for row in later)
     with pytest.raises(ValueError, match="resume with the config"):  # and is not dropped without a word
         (tmp_path / "on.run").rename(tmp_path / "off.run")
-        fit_acoustic(Noise(), Noise(), tmp_path / "off", replace(TINY, training=half.training), resume=True)
+        fit_acoustic(Noise(), Noise(), tmp_path / "off", replace(half, training=ADVERSE.training), resume=True)
+
+
+def test_steps_are_steps_however_many_micro_batches_they_have(tmp_path):
+    training = replace(ADVERSE.training, accumulation=3, max_steps=8)
+    fit_acoustic(Noise(), Noise(), tmp_path / "codec", replace(ADVERSE, training=training))
+    told = rows(tmp_path / "codec.run", "train")
+    for name, first in (("perplexity_0", 3), ("discriminator", 5), ("adversarial", 7)):
+        assert [row["step"] for row in told if name in row] == list(range(first, 9))
 
 
 def test_configs_of_older_checkpoints_still_build():

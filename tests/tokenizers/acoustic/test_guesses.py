@@ -187,6 +187,7 @@ def test_what_a_stage_said_has_no_recording_to_become(codec: Path, tmp_path: Pat
     inner = model.objective.adversary
     assert inner is not None
     inner.register_forward_pre_hook(lambda module, given: told.append(given[4]))
+    model.begin_step(1)
     model.loss(batch)[0].backward()
     assert told[0] is not None and told[0].tolist() == [True, False]
     made = fit_acoustic(clips, clips, tmp_path / "one", adverse)
