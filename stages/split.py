@@ -1,8 +1,9 @@
 """Cuts a long text into pieces that the semantic stage can speak in one go, at sentence ends where it can.
 
-    "One. Two, and three." ──sentences──▶ "One." "Two, and three." ──joined while short enough──▶ pieces
+    "One. Two, and three." ──sentences──▶ "One. " "Two, and three." ──joined while short enough──▶ pieces
 
-Knows characters and lengths; what is too long is for the caller to say.
+Scripts without spaces are cut after their own signs, and in the end between characters. Knows characters and lengths;
+what is too long is for the caller to say.
 """
 
 import re
@@ -11,9 +12,11 @@ from typing import TypeVar
 
 Tokens = TypeVar("Tokens")
 
-SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+|\n+")
-CLAUSE_END = re.compile(r"(?<=[,;:])\s+|\s+[–—-]\s+")
+SENTENCE_END = re.compile(r"(?<=[.!?…؟])[\"'”’)]*\s+|\n+|(?<=[。！？；।])(?![。！？；।])[」』”’）]*\s*")
+CLAUSE_END = re.compile(r"(?<=[,;:،؛])\s+|\s+[–—-]\s+|(?<=[、，：])\s*")
 WORD_END = re.compile(r"\s+")
+CHARACTER_END = re.compile(r"(?<=[\u3040-\u30ff\u3400-\u9fff])(?=\w)")
+"""in kana and Han characters, which stand without spaces"""
 
 
 def split_text(text: str, encode: Callable[[str], Tokens], too_long: Callable[[Tokens], bool]) -> list[Tokens]:
@@ -26,19 +29,25 @@ def split_text(text: str, encode: Callable[[str], Tokens], too_long: Callable[[T
     if not too_long(whole):
         return [whole]
     parts = [text]
-    for boundary in (SENTENCE_END, CLAUSE_END, WORD_END):
+    for boundary in (SENTENCE_END, CLAUSE_END, WORD_END, CHARACTER_END):
         parts = [
             shorter for part in parts for shorter in (_split(part, boundary) if too_long(encode(part)) else [part])
         ]
     pieces: list[str] = []
     for part in parts:
-        joined = f"{pieces[-1]} {part}" if pieces else part
+        joined = pieces[-1] + part if pieces else part
         if pieces and not too_long(encode(joined)):
             pieces[-1] = joined
         else:
             pieces.append(part)
-    return [encode(piece) for piece in pieces]
+    return [encode(piece.strip()) for piece in pieces]
 
 
 def _split(text: str, boundary: re.Pattern[str]) -> list[str]:
-    return [part for part in boundary.split(text) if part and re.search(r"\w", part)]
+    """What lies between boundaries and has a letter or a digit, each followed by a space where its boundary has one."""
+    parts, at = [], 0
+    for found in boundary.finditer(text):
+        space = " " if any(sign.isspace() for sign in found[0]) else ""
+        parts.append(text[at : found.start()] + space)
+        at = found.end()
+    return [part for part in (*parts, text[at:]) if re.search(r"[^\W_]", part)]

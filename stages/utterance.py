@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Settings:
     """How a cascade is sampled."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**60), le=2**60)] = 0
     """each stage has a stream of its own; the same seed gives the same sound on the same machine type"""
     semantic: Sampling = Sampling(temperature=0.7, top_p=0.9)
     """of the semantic stage"""
@@ -43,11 +43,11 @@ class Settings:
     expected_levels: Annotated[int, Field(ge=0)] = 0
     """the last so many coarse levels are heard as the mean of their entries, each as likely as the stage finds it, and
     not as the entry that was drawn: less noise. Acts where no level of the fine stage is heard (`levels`)"""
-    prompt_seconds: float = 3.0
+    prompt_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0
     """seconds of a voice prompt that the coarse and fine stages hear"""
-    shortest: float = 0.5
+    shortest: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     """share of the length that the text should take: speech is no shorter"""
-    longest: float = 2.0
+    longest: Annotated[float, Field(gt=0, le=100)] = 2.0
     """share likewise: speech is no longer, but for a second"""
     rate: Annotated[float, Field(ge=0.5, le=2)] = 1.0
     """speed of speech, 0.5 to 2: its semantic tokens are stretched or left out evenly"""

@@ -239,8 +239,15 @@ def k_weighted(waveform: Waveform, sample_rate: int) -> Waveform:
 
 
 def write_wav(path: Path | str, waveform: Waveform, sample_rate: int) -> None:
-    """A 16-bit mono WAV, whole or not at all."""
+    """A 16-bit mono WAV, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from triptych.training.files import atomic_file
 
     with atomic_file(Path(path)) as beside:
-        soundfile.write(str(beside), np.clip(waveform, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
+        try:
+            soundfile.write(str(beside), np.clip(waveform, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
+        except soundfile.LibsndfileError as error:
+            raise OSError(f"{path} cannot be written, is the disk full? ({error.error_string})") from None

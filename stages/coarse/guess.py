@@ -50,7 +50,7 @@ class GuessConfig:
     holds a latent a frame (23 MB an hour of the starter's codec) and is read whole"""
     rows: Annotated[int, Field(ge=1)] = 16
     """with own_past: recordings side by side"""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**43)] = 0
     """of all draws"""
     threads: Annotated[int, Field(ge=0)] = 0
     """of the processor; 0: torch's choice"""

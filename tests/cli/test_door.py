@@ -22,9 +22,12 @@ def leave(monkeypatch: pytest.MonkeyPatch, error: Exception, code: int = 1) -> N
 
 
 def test_the_users_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors import SafetensorError
+
     from triptych.training.step import TrainingError
 
     for error in (
+        SafetensorError("a b"),
         ValueError("a\n  b"),
         TrainingError("a b"),
         PermissionError(13, "Permission denied", "a b"),

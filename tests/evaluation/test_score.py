@@ -89,6 +89,12 @@ def test_bad_lists_name_the_line(listed: Path, line: str) -> None:
         read_list(listed)
 
 
+def test_a_line_ends_where_json_says(listed: Path) -> None:
+    row = {"audio": "a.wav", "text": "one\u2028two\x85three"}
+    listed.write_text(json.dumps(row, ensure_ascii=False) + "\r\n\n", newline="")
+    assert [found.text for found in read_list(listed)] == [row["text"]]
+
+
 def test_an_empty_list(listed: Path) -> None:
     listed.write_text("\n")
     with pytest.raises(ValueError, match="no line"):

@@ -342,3 +342,11 @@ def test_guards_against_loops_are_of_the_semantic_stage() -> None:
     for wrong in ({"coarse": Sampling(longest_run=3)}, {"fine": Sampling(guidance=2.0)}):
         with pytest.raises(ValueError, match=r"act on semantic|has none"):
             Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"prompt_seconds": -1.0}, {"shortest": float("nan")}, {"longest": float("inf")}, {"seed": 2**63}]
+)
+def test_settings_that_no_stage_could_follow_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings(**wrong)

@@ -104,6 +104,21 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     np.testing.assert_allclose(waveform, sine(0.3, 24000), atol=1e-4)
 
 
+def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(OSError, match=r"a\.wav cannot be written") as caught:
+            write_wav(path, sine(2.0, 24000), 24000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"] and path.read_bytes() == b"old"
+
+
 def bad_files(folder: Path) -> dict[str, str]:
     """name -> what the message must say"""
     tone = sine(1.0, 16000)

@@ -17,6 +17,12 @@ def test_a_broken_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    name = "ü" * 123 + ".json"
+    write_json(tmp_path / name, {"a": 1})
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 def test_a_broken_folder_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out") as beside:
         (beside / "part").write_text("x")

@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from dataclasses import dataclass as record_class
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from triptych.tokenizers.clips import Clips
@@ -100,7 +101,7 @@ class EncoderFitConfig:
     """longer clips are cut there"""
     held_out: float = 0.02
     """share of the clips for validation, where no others are given"""
-    validation_clips: int = 200
+    validation_clips: Annotated[int, Field(ge=1)] = 200
     """at most so many are heard in a validation"""
     training: TrainingConfig = TrainingConfig()
     """steps, rates and the like"""

@@ -6,6 +6,7 @@ acoustic   ─▶ an EnCodec                                       (optional: a 
 text       ─▶ phonemes or pieces
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,7 +171,9 @@ def read_clips(manifest: Path, sample_rate: int, split: Any, **more: Any) -> Any
 
 
 def report(folder: Path, as_json: bool) -> None:
-    """Says where the fitted tokenizer is, and what it is."""
+    """Says where the fitted tokenizer is, and what it is; of several ranks, one speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     from triptych.training.files import read_json
 
     record = read_json(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else {}

@@ -188,10 +188,16 @@ def one_line(error: Exception) -> str | None:
         return f"this needs the package {package}: pip install 'triptych[{EXTRAS[package]}]'"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if not isinstance(error, ValueError | OSError | _training_errors()):
+    if not isinstance(error, ValueError | OSError | _training_errors() | _file_errors()):
         return None
     line = " ".join(str(error).split()) or type(error).__name__
     return line if _raised_here(error) else f"{line} (TRIPTYCH_TRACEBACK=1 shows where)"
+
+
+def _file_errors() -> type[Exception]:
+    """Of safetensors, where it was imported: a full disk, a file that is damaged."""
+    library = sys.modules.get("safetensors")
+    return ValueError if library is None else library.SafetensorError
 
 
 def _training_errors() -> type[Exception] | types.UnionType:

@@ -84,7 +84,7 @@ def read_list(path: Path) -> list[Row]:
     import jiwer  # noqa: F401  (so that its absence is known before hours of listening)
 
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         row = _row(line)

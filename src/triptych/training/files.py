@@ -43,7 +43,8 @@ def _me() -> str:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; renames it over `path` when the block ends well, else removes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{_me()}.part{path.suffix}")
+    stem = path.stem.encode()[:100].decode(errors="ignore")  # a name may have 255 bytes, and this one has more to say
+    beside = path.with_name(f".{stem}.{_me()}.part{path.suffix}")
     try:
         yield beside
         _sync(beside)
