@@ -160,7 +160,9 @@ def make_ready(name: str, config: Any, start: Beginning | None) -> Ready:
         start.check(known if known and config.init_retokenized else shards, known)
     specs = Specs(shards.specs["semantic"], shards.specs["acoustic"], shards.specs.get("text"))
     speech = Speech(shards, "train")
+    reached("its shards, opened")
     stage = make_stage(name, asdict(config.stage), specs).measured(speech)
+    reached("its texts, counted")
     usable = stage.usable(speech)
     if not usable:
         raise ValueError(f"{config.shards} holds no clip of split train that the {name} stage can learn from")
@@ -227,7 +229,12 @@ def batches_of(
 ) -> Callable[[int], list[Batch]]:
     """step (from 1) -> its micro-batches on this rank; a pure function."""
     seed, dealing = config.training.seed, dealing or Dealing.of(None, config.training.accumulation)
-    plan = BatchPlan([stage.length(speech, index) for index in usable], config.budget, seed)
+    lengths = []
+    for place, index in enumerate(usable):
+        if place % 100_000 == 0:
+            reached(f"row {place}, measured")
+        lengths.append(stage.length(speech, index))
+    plan = BatchPlan(lengths, config.budget, seed, lambda place: speech.shards.row(usable[place]).id)
     device = pick_device(config.training.device)
 
     def batches(step: int) -> list[Batch]:

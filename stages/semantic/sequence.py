@@ -183,10 +183,12 @@ class SemanticStage:
         return mixed(sorted({*usable} - {*alone}), alone, frames, share)
 
     def length(self, speech: Speech, index: int) -> int:
-        beats = self._beats(speech, index)
-        if speech.by_speaker and speech.text_length(index):  # of the prompts that may be, about two thirds in length
+        beats, text = self._beats(speech, index), 0
+        if speech.beats(index) <= self._longest(speech):  # longer ones are cropped, and have neither text nor prompt
+            text = speech.text_length(index)
+        if speech.by_speaker and text:  # of the prompts that may be, about two thirds in length
             beats += speech.grid.beats(self.config.prompt_share * self.config.prompt_seconds * 2 / 3)
-        return beats * speech.grid.semantic_per_beat + speech.text_length(index) + 3
+        return beats * speech.grid.semantic_per_beat + text + 3
 
     def _beats(self, speech: Speech, index: int) -> int:
         """Of what a row says: without a text, other clips of the speaker follow, see `_speech_only`."""

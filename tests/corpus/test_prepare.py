@@ -14,7 +14,7 @@ import soundfile
 from triptych.corpus.clips import part_of
 from triptych.corpus.manifest import Recording, json_lines, read_manifest, write_manifest
 from triptych.corpus.prepare import deal_splits, prepare, rejected_path
-from triptych.corpus.readers import Found, read_cuts, read_jsonl
+from triptych.corpus.readers import Found, read_cuts, read_jsonl, read_ljspeech
 from triptych.tokenizers.spec import WaveformSpec
 from triptych.tokenizers.waveform import load_prepared
 
@@ -267,6 +267,45 @@ def test_splits_are_dealt_by_text() -> None:
 @pytest.mark.parametrize("count", [3, 4, 10, 30])
 def test_a_small_corpus_has_every_split(count: int) -> None:
     assert {r.split for r in deal_splits(found(count, count))} == {"train", "dev", "test"}
+
+
+@pytest.mark.parametrize("name", ["interview", *map(str, range(60))])
+def test_a_lone_recording_is_trained_on(name: str) -> None:
+    (alone,) = deal_splits([Found(name, Recording(name, Path("x"), 1.0))])
+    assert alone.split == "train"
+
+
+def test_what_the_source_holds_out_stays_held_out() -> None:
+    """Whoever else says it, in whatever order."""
+    held = [replace(entry, recording=replace(entry.recording, split="dev"), has_split=True) for entry in found(40, 40)]
+    others = [replace(entry, recording=replace(entry.recording, id=f"o{entry.where}")) for entry in found(400, 200)]
+    for entries in (held + others, others + held):
+        dealt = {r.id: r.split for r in deal_splits(entries)}
+        assert all(dealt[f"o{i}"] == "dev" for i in range(400) if i % 200 < 40)
+        assert "train" in dealt.values()
+
+
+def test_a_name_that_is_no_unicode_and_a_kind_that_is_not_read_are_rejected_alone(
+    tmp_path: Path, write_tone: Any
+) -> None:
+    write_tone("clips/a.wav")
+    (tmp_path / "clips" / "b.m4a").write_bytes(b"x")
+    try:
+        (tmp_path / "clips" / "caf\udce9.wav").write_bytes((tmp_path / "clips" / "a.wav").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    summary = prepare(tmp_path / "clips", tmp_path / "m.jsonl")
+    assert (summary.recordings, summary.rejected) == (1, 2)
+    reasons = [json.loads(line)["reason"] for line in rejected_path(tmp_path / "m.jsonl").read_text().splitlines()]
+    assert "convert it" in reasons[0] and "not Unicode" in reasons[1]
+
+
+def test_lines_of_ljspeech_end_where_they_are_broken(tmp_path: Path, write_tone: Any) -> None:
+    write_tone("wavs/L0.wav")
+    text = "Hello there.\x85 Good\u2028 morning."
+    (tmp_path / "metadata.csv").write_text(f"L0|{text}\r\n", encoding="utf-8", newline="")
+    (entry,) = read_ljspeech(tmp_path)
+    assert entry.recording and entry.recording.text == text
 
 
 def test_a_packed_source(tmp_path: Path, write_tone: Any) -> None:

@@ -75,6 +75,20 @@ def test_figures_of_another_judge_are_left_out() -> None:
     assert any("recogniser" in remark for remark in found.remarks)
 
 
+def test_words_of_other_language_models_are_left_out() -> None:
+    def heard(model: str) -> Report:
+        sheet = Sheet("words", "Words", {"heard-sense": Column("language model"), "heard-pace": Column("words heard")})
+        for place, value in enumerate(NOISE):
+            for key in sheet.columns:
+                sheet.put("known voices", key, str(place), value)
+        settings = {"seed": 0, "clips": 3, "samples": 1, "language_model": model}
+        return Report(subject(settings=settings), (Section("continuing", "", "", (sheet.table(50, 0),)),))
+
+    for other, titles in (("small", {"words heard", "language model"}), ("large", {"words heard"})):
+        found = compare(heard("small"), heard(other), 50, 0)
+        assert {d.column.title for d in found.differences} == titles
+
+
 def test_what_one_report_lacks_is_not_compared() -> None:
     assert compare(report({"words": [1.0] * 9}), report({"voice": [1.0] * 9}), 50, 0).differences == ()
 

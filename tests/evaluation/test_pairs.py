@@ -1,6 +1,7 @@
 """Likelihood tests: the published formats are read as their own tools read them, and each token is scored once."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,9 @@ def test_zerospeech_gold_files_are_read_by_their_columns(tmp_path: Path) -> None
     (lexical / "b.wav").unlink()
     with pytest.raises(ValueError, match=r"no file .*b\.wav"):
         read_pairs(tmp_path)
+    (lexical / "gold.csv").write_text("id,filename,voice,correct\n1,a,A,1\n1,b,A\n")
+    with pytest.raises(ValueError, match="the row of b has fewer columns"):
+        read_pairs(tmp_path)
 
 
 def test_bands_of_frequency_are_those_of_zerospeech() -> None:
@@ -65,6 +69,9 @@ def test_slamkit_folders_are_paired_by_number(tmp_path: Path) -> None:
     touch(*(tmp_path / "deep" / voice / f"{n}+x.wav" for voice in "AB" for n in (0, 1)))
     assert [pair.voice for pair in read_pairs(tmp_path / "deep")[0].pairs] == ["A", "B"]
     touch(tmp_path / "flat" / "11_left.wav")
+    with pytest.raises(ValueError, match="without a partner"):
+        read_pairs(tmp_path / "flat")
+    touch(tmp_path / "flat" / "14_lost.wav")
     with pytest.raises(ValueError, match="without a partner"):
         read_pairs(tmp_path / "flat")
 
@@ -151,6 +158,14 @@ def test_pairs_are_scored_in_zerospeech_s_way(spoken: Path, starter: Cascade, ev
         assert figure.clips == 1  # one pair, in two voices
 
 
+def test_two_folders_of_one_kind_are_two_tests(spoken: Path, starter: Cascade, evaluation_of: Changed) -> None:
+    other = spoken.with_name("others")
+    shutil.copytree(spoken, other)
+    evaluation = evaluation_of(starter, pairs=(str(spoken), str(other)))
+    rows = likelihood_section(evaluation).tables[0].rows
+    assert len(rows) == 4 and f"{other.name} sWUGGY dev" in rows
+
+
 def test_no_pairs_no_number(evaluation: Evaluation) -> None:
     section = likelihood_section(evaluation)
     assert section.about == NONE_GIVEN and not section.tables
@@ -162,8 +177,8 @@ def test_pairs_that_are_complete_are_not_made_again(spoken: Path, starter: Casca
 
 
 def test_pairs_go_on_with_what_they_were_begun_with(starter: Cascade, tmp_path: Path) -> None:
-    def make(settings: Settings, bundle: str = "one") -> None:
-        make_pairs(starter, PAIRS[:1], ["af_heart"], tmp_path, settings, lambda done, total: None, bundle=bundle)
+    def make(settings: Settings, bundle: str = "one", pair: TextPair = PAIRS[0], voice: str = "af_heart") -> None:
+        make_pairs(starter, [pair], [voice], tmp_path, settings, lambda done, total: None, bundle=bundle)
 
     make(starter.settings)
     (tmp_path / "lexical" / "dev" / "gold.csv").unlink()  # as if it had been stopped
@@ -173,6 +188,10 @@ def test_pairs_go_on_with_what_they_were_begun_with(starter: Cascade, tmp_path: 
     ):
         with pytest.raises(ValueError, match=f"begun with another {said}: give the same"):
             make(settings, bundle)
+    with pytest.raises(ValueError, match="begun with another list: give the same"):
+        make(starter.settings, pair=replace(PAIRS[0], wrong="ribbber"))
+    with pytest.raises(ValueError, match="begun with another voices: give the same"):
+        make(starter.settings, voice="am_fenrir")
     wav = next(tmp_path.rglob("*.wav"))
     before = wav.stat().st_mtime_ns
     make(starter.settings)

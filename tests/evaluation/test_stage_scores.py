@@ -100,6 +100,17 @@ def test_a_condition_that_cannot_be_swapped_has_no_gap(starter: Cascade, clips: 
     assert not why_not(starter.stages["semantic"][0], clips.speech, clips.judged[0], ALONE)
 
 
+def test_a_lone_clip_has_no_gap(starter: Cascade, clips: HeldOut) -> None:
+    (clip, *_), before = clips.judged, clips.speech.indices
+    clips.speech.indices = np.array([clip])
+    try:
+        for name, given in (("semantic", "text"), ("coarse", "semantic"), ("fine", "coarse")):
+            assert why_not(starter.stages[name][0], clips.speech, clip, given) == "there is no other clip"
+            assert not why_not(starter.stages[name][0], clips.speech, clip, OWN)
+    finally:
+        clips.speech.indices = before
+
+
 def scored(confidence: Any, right: Any, rows: int = 4) -> Scored:
     count = len(confidence)
     zeros = np.zeros(count, np.int64)

@@ -136,6 +136,13 @@ def test_a_product_is_that_of_the_rounded_weight(size: tuple[int, int], precisio
     assert torch.allclose(NativeMatrix(LIBRARY, weight, precision)(x), wanted, atol=2e-3)
 
 
+@needs_native
+@pytest.mark.parametrize("columns", [512, 544, 1024, 8192])
+def test_long_rows_that_all_point_one_way_do_not_overflow(columns: int) -> None:
+    matrix = NativeMatrix(LIBRARY, torch.ones(4, columns), "int8")
+    assert torch.allclose(matrix(torch.ones(1, columns)), torch.full((1, 4), float(columns)), rtol=1e-3)
+
+
 def requests(mix: list[tuple[int, int]], sampling: Sampling, guided: bool = False) -> list[Row]:
     """Rows with prompts and longest lengths as in `mix`, each with its own seed."""
     rows, legal = [], torch.arange(V) >= 4

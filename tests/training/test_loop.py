@@ -15,6 +15,7 @@ from torch import nn
 from triptych.training.checkpoint import find_checkpoint, restore
 from triptych.training.config import TrainingConfig, build, load_tree
 from triptych.training.loop import TrainingStopped, learning_rate, train
+from triptych.training.roll_call import is_of_collective
 from triptych.training.run import RunFolder
 from triptych.training.step import TrainingError
 
@@ -205,6 +206,45 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("left", ["", "[1]x"])
+def test_a_lock_that_was_half_written_says_what_to_do(tmp_path, left):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").write_text(left)
+    with pytest.raises(ValueError, match=r"lock .*remove it, if no process trains there"):
+        RunFolder(tmp_path / "run")
+
+
+def test_a_resume_that_is_refused_leaves_the_config(tmp_path):
+    folder = tmp_path / "run"
+    with RunFolder(folder, {"max_steps": 8}) as owned:
+        train(Toy(), batches, CONFIG, owned, {})
+    before = (folder / "config.yaml").read_bytes()
+    shorter = replace(CONFIG, max_steps=4)
+    with pytest.raises(ValueError, match="beyond"), RunFolder(folder, {"max_steps": 4}) as owned:
+        train(Toy(), batches, shorter, owned, {}, resume=True)
+    assert (folder / "config.yaml").read_bytes() == before
+    with RunFolder(folder, {"max_steps": 9}) as owned:
+        train(Toy(), batches, replace(CONFIG, max_steps=9), owned, {}, resume=True)
+    assert (folder / "config.yaml").read_text() == "max_steps: 9\n"
+
+
+def test_a_run_that_went_back_keeps_what_it_goes_on_from(tmp_path):
+    """Checkpoints of later steps lie there still; the newest by number is not the newest by time."""
+    run(tmp_path / "run", replace(CONFIG, max_steps=8, checkpoint_every=2, keep_last=9))
+    (tmp_path / "run" / "latest").write_text("step-00000002")
+    run(tmp_path / "run", replace(CONFIG, max_steps=3, checkpoint_every=1, keep_last=1), resume=True)
+    assert find_checkpoint(tmp_path / "run").name == "step-00000003"
+
+
+def test_a_stop_or_a_bad_number_is_no_lost_rank(tmp_path):
+    for error in (
+        TrainingStopped("stopped at step 3: runs/nccl-4x8 is whole"),
+        TrainingError("gloomy_01: not a number"),
+    ):
+        assert not is_of_collective(error)
+    assert is_of_collective(RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"))
+
+
 def test_learning_rate_rises_then_falls_to_its_floor():
     config = TrainingConfig(max_steps=100, warmup_steps=10, learning_rate=1.0, final_ratio=0.1)
     rates = [learning_rate(step, config) for step in range(1, 101)]
@@ -228,6 +268,13 @@ def test_wsd_rises_stays_and_falls_to_its_floor():
 def test_a_device_that_is_not_there_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"training\.device=cuda"):
         run(tmp_path / "run", replace(CONFIG, device="cuda"))
+
+
+def test_what_is_no_device_and_no_accumulation_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"training\.device=gpu: say cpu, cuda or auto"):
+        run(tmp_path / "run", replace(CONFIG, device="gpu"))
+    with pytest.raises(ValueError, match="accumulation"):
+        replace(CONFIG, accumulation=0)
 
 
 def test_an_unknown_key_names_the_nearest():

@@ -105,7 +105,12 @@ class Encoder:
             model, front = read_checkpoint(Path(name), layer)
         else:
             model, front = read_model(name, layer)
-        moved: Any = model.to(torch.device(device))  # type: ignore[arg-type]
+        try:
+            moved: Any = model.to(torch.device(device))  # type: ignore[arg-type]
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"device={device}: {str(error).splitlines()[0]}; say cpu, or cuda where there is one"
+            ) from None
         return cls(moved, front, layer, windows=windows, dtype=dtype)
 
     def round(self) -> None:

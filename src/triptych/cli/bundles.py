@@ -229,7 +229,7 @@ def read_voices(path: Path) -> dict[str, tuple[Path, str | None]]:
         ValueError: a line that is no such record, a name twice, or a recording that is missing.
     """
     named: dict[str, tuple[Path, str | None]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -11,7 +11,7 @@ lengths alone.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -31,7 +31,13 @@ class BatchPlan:
         ValueError: no rows, or a row that alone exceeds the budget.
     """
 
-    def __init__(self, lengths: Sequence[int] | NDArray[np.int64], budget: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int] | NDArray[np.int64],
+        budget: int,
+        seed: int,
+        name: Callable[[int], str] = lambda row: f"row {row}",
+    ) -> None:
         self.lengths = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
         self.budget = budget
         self.seed = seed
@@ -40,8 +46,8 @@ class BatchPlan:
         longest = int(self.lengths.argmax())
         if self.lengths[longest] > budget:
             raise ValueError(
-                f"row {longest} has {self.lengths[longest]} positions, more than the budget of {budget} a micro-batch: "
-                "raise the budget, or leave long rows out"
+                f"{name(longest)} has {self.lengths[longest]} positions, more than the budget of {budget} a "
+                "micro-batch: raise the budget, or leave long rows out"
             )
         self._starts = [0]
         self._kept: dict[int, list[NDArray[np.int64]]] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from triptych.corpus.clips import part_of
-from triptych.corpus.manifest import SPLITS, Recording, Split, read_header, write_manifest
+from triptych.corpus.manifest import SPLITS, Recording, Split, read_header, write_manifest, written
 from triptych.corpus.readers import Found, found_in
 from triptych.tokenizers.waveform import SHORTEST_SECONDS, Part, read_audio
 from triptych.training.files import atomic_file
@@ -81,7 +81,7 @@ def prepare(source: Path, manifest: Path, *, strict: bool = False, speeds: Seque
     if rejected:
         with atomic_file(rejected_file) as beside:
             lines = [json.dumps({"where": f.where, "reason": f.reason}, ensure_ascii=False) for f in rejected]
-            beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            beside.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
     else:
         rejected_file.unlink(missing_ok=True)  # of an earlier try
     if not kept and not rejected:
@@ -118,6 +118,8 @@ def sort_out(entries: Iterable[Found], decode: bool) -> tuple[list[Found], list[
         try:
             if entry.recording is None:
                 raise ValueError(entry.reason)
+            written(entry.recording.id, "id")
+            written(str(entry.recording.path), "path")
             recording = with_header(entry.recording)
             if recording.id in taken:
                 raise ValueError(f"its id '{recording.id}' is that of {taken[recording.id]}: give each another 'id'")
@@ -161,9 +163,10 @@ def listen(recording: Recording) -> None:
 
 
 def deal_splits(entries: list[Found]) -> list[Recording]:
-    """Entries without a split get one by the hash of their text (of their id, where there is no text).
+    """Entries without a split get that of an entry which says the same, or one by the hash of their text (of their id,
+    where there is no text).
 
-    Where the source names no split at all, dev and test get the lowest hashes rather than nothing.
+    Where the source names no split at all, dev and test get the lowest hashes rather than nothing, and train something.
     """
     recordings = [entry.recording for entry in entries if entry.recording is not None]
     if all(entry.has_split for entry in entries):
@@ -175,6 +178,11 @@ def deal_splits(entries: list[Found]) -> list[Recording]:
         for split in ("test", "dev"):
             if split not in dealt.values():
                 dealt[next(key for key in in_order if dealt[key] == "train")] = split
+    elif not any(entry.has_split for entry in entries) and "train" not in dealt.values():
+        dealt[max(dealt, key=lambda key: shares[key])] = "train"
+    named = [recording for entry, recording in zip(entries, recordings, strict=True) if entry.has_split]
+    for recording in sorted(named, key=lambda recording: recording.split != "train"):  # held out is held out
+        dealt[_said(recording)] = recording.split
     return [
         recording if entry.has_split else replace(recording, split=dealt[_said(recording)])
         for entry, recording in zip(entries, recordings, strict=True)

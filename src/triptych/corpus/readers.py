@@ -24,6 +24,8 @@ from triptych.corpus.manifest import (
     written,
 )
 
+OTHER_SUFFIXES = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr")
+"""of recordings that cannot be read"""
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev",
@@ -120,7 +122,7 @@ def split_named(name: Any) -> Split:
 def read_ljspeech(folder: Path) -> Iterator[Found]:
     """`id|text` or `id|text|normalised text` a line; the audio is `wavs/id.wav`, or `id` with any audio suffix."""
     try:
-        lines = (folder / "metadata.csv").read_text(encoding="utf-8-sig").splitlines()
+        lines = (folder / "metadata.csv").read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{folder / 'metadata.csv'} is not UTF-8 text: {error}") from None
     for number, line in enumerate(lines, start=1):
@@ -150,10 +152,14 @@ def _audio_named(folder: Path, name: str) -> Path | None:
 
 def read_folder(folder: Path) -> Iterator[Found]:
     """Every audio file below `folder`, in the order of their names."""
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
+    suffixes = AUDIO_SUFFIXES + OTHER_SUFFIXES
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file()):
         if path.name.startswith("."):
             continue  # what editors and file managers leave, such as ._a.wav
         inside = path.relative_to(folder)
+        if path.suffix.lower() in OTHER_SUFFIXES:
+            yield Found(str(inside), reason=f"{path.suffix} is not read: convert it to wav or flac")
+            continue
         said = path.with_suffix(".txt")
         try:
             text = " ".join(said.read_text(encoding="utf-8-sig").split()) if said.is_file() else ""

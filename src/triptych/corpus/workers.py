@@ -82,6 +82,8 @@ def load(tokenizers: Path, config: ShardConfig, worker: int) -> Tokenizers:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("device=cuda: torch sees no such device here; say cpu, or install a CUDA torch")
         device = f"cuda:{(local_rank * config.workers + worker) % torch.cuda.device_count()}"
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would give other tokens
     on_cpu = device == "cpu"  # which is no faster with several clips at once

@@ -23,6 +23,7 @@ from triptych.corpus.manifest import Split
 from triptych.evaluation import opus
 from triptych.evaluation.codec_report import RECORDING, Example, Report, Tally, level_bits, level_name
 from triptych.evaluation.judge import Clip, Judge, absent_measures
+from triptych.evaluation.judges import described
 from triptych.evaluation.recogniser import DEFAULT, Recogniser, load_recogniser
 from triptych.evaluation.speaker import Speaker, load_speaker, similarity
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
@@ -219,7 +220,7 @@ def load_judge(sample_rate: int, config: CodecInspectConfig) -> Judge:
         except ValueError:
             absent["voice"] = "no package resemblyzer: pip install resemblyzer 'setuptools<81'"
     mel = mel_distance(sample_rate, config.mel_window)
-    ears = f"{config.recogniser} {config.speaker} {config.mel_window}"
+    ears = f"{described(config.recogniser, 'transformers')} {config.speaker} {config.mel_window}"
     cache = Path(config.cache) / "judged.jsonl" if config.cache else None
     return Judge(sample_rate, mel, absent, recogniser, speaker, cache, ears)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FEWEST = 6
 """utterances, below which a bootstrap says nothing of chance"""
 JUDGE_OF = {
+    "continuing/heard-sense": "language model",
     "words": "recogniser", "characters": "recogniser", "heard": "recogniser", "voice": "speaker",
     "natural": "naturalness", "dnsmos": "naturalness",
     "speaking/loop": "recogniser", "speaking/early": "recogniser", "speaking/overrun": "recogniser",
@@ -63,6 +64,8 @@ def compare(here: "Report", there: "Report", resamples: int, seed: int) -> Compa
     others = {section.name: section for section in there.sections}
     said = here.subject["judges"]["names"], there.subject["judges"]["names"]
     unlike = {judge for judge in set(JUDGE_OF.values()) if said[0].get(judge) != said[1].get(judge)}
+    if here.subject["settings"].get("language_model") != there.subject["settings"].get("language_model"):
+        unlike.add("language model")
     found = [
         difference
         for section in here.sections
@@ -112,7 +115,8 @@ def of_section(here: Section, there: Section, unlike: set[str], resamples: int, 
 def judge_of(section: str, column: str) -> str | None:
     """The judge that a column of a section needs, if any."""
     kind = column.split("-")[0]
-    return JUDGE_OF.get(f"{section}/{kind}", JUDGE_OF.get(kind))
+    named = (f"{section}/{column}", f"{section}/{kind}", kind)
+    return next((JUDGE_OF[name] for name in named if name in JUDGE_OF), None)
 
 
 def difference(

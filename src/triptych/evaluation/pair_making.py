@@ -24,7 +24,7 @@ from triptych.evaluation.pairs import GOLD, KINDS
 from triptych.stages.cascade import Cascade
 from triptych.stages.request import Settings
 from triptych.tokenizers.waveform import write_wav
-from triptych.training.files import atomic_file, read_json, write_json
+from triptych.training.files import atomic_file, file_digest, fingerprint_of, read_json, write_json
 
 SEPARATOR = {"syntactic": "+"}
 """between the number and the rest of a name; '_' elsewhere"""
@@ -109,7 +109,9 @@ def make_pairs(
     for gold in golds.values():
         if gold.exists():
             raise ValueError(f"{gold} exists already: name another output, or remove {gold.parent}")
-    claim(folder, {"bundle": bundle, "settings": asdict(settings)})
+    whose = [file_digest(Path(voice)) if Path(voice).is_file() else voice for voice in voices]
+    said = {"list": fingerprint_of([asdict(pair) for pair in pairs]), "voices": whose}
+    claim(folder, {"bundle": bundle, "settings": asdict(settings), **said})
     total, done = 2 * len(pairs) * len(voices), 0
     for test, gold in golds.items():
         rows = []

@@ -83,6 +83,8 @@ def read_gold(gold: Path, name: str) -> PairSet:
     for row in rows:
         kind = " ".join(filter(None, (row.get("type"), row.get("subtype"))))
         both = found.setdefault((kind, row["id"], row["voice"]), ([], []))
+        if row["correct"] is None:
+            raise ValueError(f"{gold}: the row of {row['filename']} has fewer columns than the first")
         both[row["correct"].strip() == "0"].append(row)
     pairs = []
     for (kind, pair, voice), (right, wrong) in found.items():
@@ -128,7 +130,7 @@ def read_numbered(folder: Path) -> PairSet:
     for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
         numbered = [(int(m[1]), wav) for wav in sorted(place.glob("*.wav")) if (m := NUMBERED.match(wav.name))]
         numbers = sorted(number for number, _ in numbered)
-        if len(set(numbers)) != len(numbers) or len(numbers) % 2:
+        if len(numbers) % 2 or any(b != a + 1 for a, b in zip(numbers[::2], numbers[1::2], strict=True)):
             raise ValueError(f"{place}: its numbered wavs are no pairs: two with one number, or one without a partner")
         files = [wav for _, wav in sorted(numbered)]
         voice = "" if place == folder else str(place.relative_to(folder))

@@ -23,6 +23,8 @@ from triptych.stages.three import AnyStage
 ROWS = 8
 """that are measured side by side"""
 OWN, ALONE = "own", "without text"
+OF_ANOTHER = ("text", "recognise_other", "semantic", "coarse")
+"""that a row is given of another clip"""
 SEED = 7
 """of the draws, as in the training loop's validation"""
 
@@ -137,14 +139,19 @@ def draw(
 
 def why_not(stage: AnyStage, speech: Speech, clip: int, given: str) -> str:
     """Why a clip has no row of this kind; '' where it has one."""
+    if given in OF_ANOTHER and speech.stranger(clip) == clip:
+        return "there is no other clip"
     if isinstance(stage, SemanticStage):
         spoken = speech.text_length(clip) > 0 and speech.beats(clip) <= speech.grid.beats(stage.config.max_seconds)
         if given == ALONE:
             return ""
         if not spoken:
             return "no text, or longer than a training row"
-        if given == "text" and not speech.text_length(speech.stranger(clip)):
+        theirs = speech.shards.text(speech.stranger(clip))
+        if given == "text" and not len(theirs):
             return "the other clip has no text"
+        if given == "text" and np.array_equal(theirs, speech.shards.text(clip)):
+            return "the other clip says the same"
         return ""
     if given != "prompt":
         return ""

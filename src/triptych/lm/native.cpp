@@ -169,7 +169,7 @@ void dot_int8(const int8_t* weight, const Tokens& x, int first, int blocks, floa
     }
   }
   for (int n = 0; n < kRows; ++n)
-    for (int r = 0; r < R; ++r) out[n][r] = (float)total<int32_t>(sum[n][r]) * x.scale[first + r];
+    for (int r = 0; r < R; ++r) out[n][r] = total<float>(__builtin_convertvector(sum[n][r], Floats)) * x.scale[first + r];
 }
 
 template <int R>

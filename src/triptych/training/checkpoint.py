@@ -81,13 +81,13 @@ def _save_weights(model: nn.Module, gathered: dict[str, torch.Tensor] | None, fi
 
 
 def prune_checkpoints(run: Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` checkpoints and the best one."""
+    """Removes all but the newest `keep_last` checkpoints, the best one and the one that a run goes on from."""
     if rank() != 0:
         return
     names = sorted(folder.name for folder in (run / "checkpoints").glob("step-*"))
-    best = (run / "best").read_text() if (run / "best").exists() else None
+    kept = {(run / name).read_text().strip() for name in ("best", "latest") if (run / name).exists()}
     for name in names[: -max(1, keep_last)]:
-        if name != best:
+        if name not in kept:
             shutil.rmtree(run / "checkpoints" / name)
 
 

@@ -58,7 +58,7 @@ class TrainingConfig:
     """of AdamW"""
     clip_norm: float = 1.0
     """gradients longer than this are shortened to it; 0 switches it off"""
-    accumulation: int = 1
+    accumulation: Positive = 1
     """micro-batches per optimiser step, of each rank"""
     recompute: bool = False
     """activation checkpointing: layers are computed again in the backward pass; less memory, a third more work"""

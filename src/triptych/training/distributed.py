@@ -46,7 +46,10 @@ def ranks(device: str, timeout: float = TIMEOUT, *, even_alone: bool = False) ->
         _name_oneself()
     on_cuda = torch.cuda.is_available() and not device.startswith("cpu")
     if on_cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= devices:
+            raise ValueError(f"local rank {local} has no GPU of its own: start {devices} processes on this machine")
+        torch.cuda.set_device(local)
     store, me, everyone = open_store(timeout), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     call = RollCall(store, me, everyone, timeout)
     call.everyone()

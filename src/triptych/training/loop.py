@@ -74,7 +74,10 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("training.device=cuda: torch sees no such device here; say cpu, or install a CUDA torch")
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+    try:
+        return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"training.device={name}: say cpu, cuda or auto") from None
 
 
 def train(

@@ -180,7 +180,7 @@ def is_of_collective(error: BaseException) -> bool:
     if isinstance(error, DistError):
         return True
     words = ("connection closed by peer", "connection reset", "gloo", "nccl", "timed out waiting", "broken pipe")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return type(error) is RuntimeError and any(word in str(error).lower() for word in words)
 
 
 def _ranks(numbers: list[int]) -> str:

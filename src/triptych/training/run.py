@@ -40,25 +40,29 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any] | None = None) -> None:
-        self.path, self.writes = path, rank() == 0
+        self.path, self.writes, self.config = path, rank() == 0, config
         self._writer: Any = None
         if self.writes:
-            self._open(config)
+            self._open()
         wait_for_all()  # the others read here what the first has written
 
-    def _open(self, config: Mapping[str, Any] | None) -> None:
+    def _open(self) -> None:
         path = self.path
         path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         before_leaving((path / "lock").unlink)
         for left in path.rglob(".*.part*"):  # of a process that was killed; the lock says that it is gone
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        if config is not None:
+        if not (path / "latest").exists():  # else the old one stays until `rewind`: going on may still be refused
+            self._write_config()
+        self._begin_log()
+
+    def _write_config(self) -> None:
+        if self.config is not None:
             import yaml
 
-            with atomic_file(path / "config.yaml") as beside:
-                beside.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-        self._begin_log()
+            with atomic_file(self.path / "config.yaml") as beside:
+                beside.write_text(yaml.safe_dump(dict(self.config), sort_keys=False), encoding="utf-8")
 
     def _begin_log(self, after: int | None = None) -> None:
         """Opens both logs; TensorBoard forgets what it knows of the steps after `after`."""
@@ -74,6 +78,7 @@ class RunFolder:
         """Drops what a killed process logged after `step`, which is taken again, and a line that it did not finish."""
         file = self.path / "metrics.jsonl"
         if self.writes:
+            self._write_config()
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             if kept != lines:
@@ -95,10 +100,18 @@ class RunFolder:
         mine = {"host": socket.gethostname(), "pid": os.getpid()}
         try:
             with open(lock, "x", encoding="utf-8") as stream:
-                json.dump(mine, stream)
+                try:
+                    stream.write(json.dumps(mine))
+                    stream.flush()
+                except OSError:  # a full disk
+                    lock.unlink()
+                    raise
             return
         except FileExistsError:
-            owner = read_json(lock)
+            try:
+                owner = read_json(lock)
+            except ValueError as error:
+                raise ValueError(f"{error}: remove it, if no process trains there") from None
         here = owner.get("host") == mine["host"]
         if not here or _alive(int(owner["pid"])):
             raise ValueError(

@@ -13,7 +13,7 @@ from triptych.evaluation.report import Section, Table
 from triptych.evaluation.sections.codec import codec_section
 from triptych.evaluation.sections.continuing import continuing_section
 from triptych.evaluation.sections.converting import converting_section
-from triptych.evaluation.sections.speaking import NAMED, speaking_section
+from triptych.evaluation.sections.speaking import NAMED, sentences, speak_together, speaking_section, voices
 from triptych.evaluation.subject import Evaluation
 from triptych.tokenizers.waveform import Waveform
 
@@ -48,6 +48,21 @@ def test_planted_failures_are_counted(subject: Evaluation, said: Said) -> None:
     assert found["good"] == set() and found["loops"] == {"loop"} and found["stops"] == {"early"}
     assert found["runs on"] == {"overrun"} and {"silence", "early"} == found["is silent"]
     assert sum(value for value, _ in failed["any"].values()) == 4
+
+
+def test_a_voice_of_two_groups_is_made_for_each(subject: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+    make_all = Evaluation.make_all
+
+    def noted(self: Evaluation, names: Sequence[str], make: Any) -> Any:
+        keys.extend(names)
+        return make_all(self, names, make)
+
+    monkeypatch.setattr(Evaluation, "make_all", noted)
+    ada = voices(subject)[NAMED]
+    for group in (NAMED, "known voices"):
+        speak_together(subject, group, sentences(subject), ada)
+    assert keys and len(keys) == len(set(keys))
 
 
 def test_speaking_counts_words_and_compares_voices(subject: Evaluation, said: Said) -> None:

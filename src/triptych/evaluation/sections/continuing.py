@@ -17,6 +17,7 @@ from triptych.evaluation.judges import RememberingRecogniser
 from triptych.evaluation.report import INK, Column, Plot, Sample, Section, Sheet, Table, plot
 from triptych.evaluation.sections.measures import NATURAL, SILENT, Listener
 from triptych.evaluation.sense import Reader
+from triptych.evaluation.sound import is_silent
 from triptych.evaluation.subject import Evaluation, slug
 from triptych.stages.cascade import Utterance
 from triptych.tokenizers.waveform import Waveform, write_wav
@@ -56,8 +57,9 @@ def continuing_section(subject: Evaluation) -> Section:
     """Continues the start of every clip that is long enough."""
     settings, longest = subject.settings, subject.settings.continued_seconds
     clips = [clip for clip in subject.clips if clip.seconds > settings.prompt_seconds + WINDOW_SECONDS / 2]
+    clips = [clip for clip in clips if not is_silent(subject.waveform(clip)[: prompt_samples(subject)])]
     if not clips:
-        why = f"no clip is longer than a prompt of {settings.prompt_seconds:g} s: lower prompt_seconds"
+        why = f"no clip is longer than a prompt of {settings.prompt_seconds:g} s and heard in it: change prompt_seconds"
         return Section("continuing", "Continuing", f"{ABOUT} Not measured: {why}.")
     sheets, samples = Sheets(subject), []
     pairs = zip(clips, go_on_all(subject, clips), strict=True)

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 
 from triptych.evaluation.report import INK, Column, Section, Sheet, Table, plot
-from triptych.evaluation.sections.speaking import sentences
+from triptych.evaluation.sections.speaking import sentences, unspeakable
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.bundle import Voice, hear_voice
 from triptych.stages.cascade import Cascade, Settings, Utterance
 from triptych.stages.request import Request
 
 PARTS = ("semantic", "coarse", "fine", "codec")
+EAR = "ear"
+"""of a cascade with several takes"""
 ALL = "all together"
 UTTERANCES = 8
 """spoken one after another; one more comes first and is not counted, since what is slow only once belongs to none"""
@@ -54,9 +56,10 @@ def cost_section(subject: Evaluation) -> Section:
     for number, text in enumerate(texts):
         job = Request(cascade, replace(cascade.settings, seed=subject.settings.seed + number))
         made = say(job, text, voice)
-        for stage in PARTS:
-            sheet.put(stage, "rtf", text, job.seconds[stage] / made.seconds, made.seconds)
-        sheet.put(ALL, "rtf", text, sum(job.seconds[stage] for stage in PARTS) / made.seconds, made.seconds)
+        parts = [*PARTS, *(part for part in (EAR,) if part in job.seconds)]
+        for part in parts:
+            sheet.put(part, "rtf", text, job.seconds[part] / made.seconds, made.seconds)
+        sheet.put(ALL, "rtf", text, sum(job.seconds[part] for part in parts) / made.seconds, made.seconds)
         subject.progress(number + 1, len(texts), "timed")
     for stage in PARTS:
         if stage == "codec":
@@ -74,7 +77,9 @@ def some_voice(subject: Evaluation) -> Voice:
     name = next(iter(subject.cascade.voices()), None)
     if name is not None:
         return subject.cascade.named_voice(name)
-    return hear_voice(subject.cascade.tokenizers, subject.file(subject.clips[0]), subject.clips[0].text)
+    clip = subject.clips[0]
+    text = clip.text if clip.text and not unspeakable(subject, clip.text) else None
+    return hear_voice(subject.cascade.tokenizers, subject.file(clip), text)
 
 
 def say(job: Request, text: str, voice: Voice) -> Utterance:
@@ -111,18 +116,19 @@ class Weighed(Request):
         self.peaks: dict[str, float] = {}
 
     def clock(self, name: str) -> Any:
-        return Scale(self.peaks, name)
+        on_cuda = next(self.cascade.stages["coarse"][1].parameters()).is_cuda
+        return Scale(self.peaks, name, on_cuda)
 
 
 class Scale:
     """Notes by how many bytes the process grew, at the most, in a `with` block; on an accelerator, its own count."""
 
-    def __init__(self, peaks: dict[str, float], name: str) -> None:
-        self.peaks, self.name, self.most = peaks, name, 0
+    def __init__(self, peaks: dict[str, float], name: str, on_cuda: bool = False) -> None:
+        self.peaks, self.name, self.on_cuda, self.most = peaks, name, on_cuda, 0
         self.over = threading.Event()
 
     def __enter__(self) -> None:
-        if torch.cuda.is_available():
+        if self.on_cuda:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         elif STATM.exists():
@@ -136,7 +142,7 @@ class Scale:
             self.most = max(self.most, held())
 
     def __exit__(self, *_: object) -> None:
-        if torch.cuda.is_available():
+        if self.on_cuda:
             self.peaks[self.name] = max(0, torch.cuda.max_memory_allocated() - self.before)
         elif STATM.exists():
             self.over.set()

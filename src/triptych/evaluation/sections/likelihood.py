@@ -9,6 +9,7 @@ not every recording ends where its file does. Knows no format of files and no pa
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,12 @@ NOTE = (
 
 def likelihood_section(evaluation: Evaluation) -> Section:
     """All tests that the settings name."""
-    sets = [found for folder in evaluation.settings.pairs for found in read_pairs(Path(folder))]
+    folders = evaluation.settings.pairs
+    sets = [
+        found if len(folders) == 1 else replace(found, name=f"{Path(folder).resolve().name} {found.name}")
+        for folder in folders
+        for found in read_pairs(Path(folder))
+    ]
     if not sets:
         return Section("likelihood", "Likelihood tests", NONE_GIVEN)
     settings = evaluation.settings

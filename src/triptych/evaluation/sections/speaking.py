@@ -69,7 +69,7 @@ def speaking_section(subject: Evaluation) -> Section:
     groups, samples = voices(subject), []
     total, done = len(groups) * len(texts) + len(subject.clips), 0
     for group, spoken_by in groups.items():
-        spoken = speak_together(subject, texts, spoken_by)
+        spoken = speak_together(subject, group, texts, spoken_by)
         listener.hear_ahead(made.waveform for (_, take), made in spoken.items() if not take)
         for number, text in enumerate(texts):
             who = choose(spoken_by, number, text)
@@ -144,7 +144,8 @@ def voices(subject: Evaluation) -> dict[str, list[Speaks]]:
         name = clip.speaker or clip.id
         fits = SHORTEST_PROMPT_SECONDS <= clip.seconds <= LONGEST_PROMPT_SECONDS
         if fits and name not in {one.name for one in those}:
-            those.append(Speaks(name, subject.file(clip), clip.text, subject.waveform(clip)))
+            said = clip.text if clip.text and not unspeakable(subject, clip.text) else None
+            those.append(Speaks(name, subject.file(clip), said, subject.waveform(clip)))
     return {group: those for group, those in found.items() if those}
 
 
@@ -155,9 +156,10 @@ def choose(spoken_by: Sequence[Speaks], number: int, text: str) -> Speaks:
 
 
 def speak_together(
-    subject: Evaluation, texts: Sequence[str], spoken_by: Sequence[Speaks]
+    subject: Evaluation, group: str, texts: Sequence[str], spoken_by: Sequence[Speaks]
 ) -> dict[tuple[int, int], Utterance]:
-    """Every text, as often as there are takes, by (number, take); those of a voice are decoded side by side."""
+    """Every text, as often as there are takes, by (number, take); those of a voice are decoded side by side. A name may
+    be a voice of several groups, with another prompt in each."""
     settings, found = subject.settings, dict[tuple[int, int], Utterance]()
     for who in spoken_by:
         mine = [number for number, text in enumerate(texts) if choose(spoken_by, number, text) is who]
@@ -175,7 +177,7 @@ def speak_together(
                 slots=settings.slots,
             )
 
-        keys = [f"speak {who.name} {number} {take} {texts[number]}" for number, take in asked]
+        keys = [f"speak {group} {who.name} {number} {take} {texts[number]}" for number, take in asked]
         found |= dict(zip(asked, subject.make_all(keys, speak), strict=True))
     return found
 
