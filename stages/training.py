@@ -174,6 +174,8 @@ def make_ready(name: str, config: Any, start: Beginning | None) -> Ready:
     if config.lora.rank:
         if not start:
             raise ValueError(f"lora.rank={config.lora.rank}: adapters need trained weights; name them with init=")
+        if config.listen and config.training.deepspeed.zero == 3:
+            raise ValueError("listen: not with lora.rank and training.deepspeed.zero=3; leave one of them out")
         add_adapters(model, config.lora)
     return Ready(shards, speech, stage, usable, model, lacks)
 
