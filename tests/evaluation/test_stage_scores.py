@@ -10,11 +10,13 @@ import torch
 
 from triptych.evaluation.calibration import BINS, calibration_error
 from triptych.evaluation.held_out import HeldOut, held_out
-from triptych.evaluation.sections.stages import by_clip, stages_section
+from triptych.evaluation.report import Column, Sheet
+from triptych.evaluation.sections.stages import COLUMNS, by_clip, measure_stage, stages_section
 from triptych.evaluation.stage_scores import ALONE, OWN, Scored, draw, score, why_not
 from triptych.evaluation.subject import Evaluation
 from triptych.stages.cascade import Cascade
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage
+from triptych.stages.semantic.tasks import TaskConfig
 
 Changed = Callable[..., Evaluation]
 
@@ -109,6 +111,19 @@ def test_a_lone_clip_has_no_gap(starter: Cascade, clips: HeldOut) -> None:
             assert not why_not(starter.stages[name][0], clips.speech, clip, OWN)
     finally:
         clips.speech.indices = before
+
+
+def test_a_task_beside_speaking_has_no_even_guess(starter: Cascade, clips: HeldOut) -> None:
+    """Its legal ids change from text to speech."""
+    stage, model = starter.stages["semantic"]
+    gaps = {condition: Column(condition) for condition in stage.conditions}
+    both = replace(stage, config=replace(stage.config, tasks=TaskConfig(recognise=1.0)))
+    sheets = [Sheet(name, "", {**COLUMNS, **gaps}) for name in ("stages", "levels", "gaps")]
+    measure_stage((both, model), clips, *sheets)
+    cells = sheets[0].values
+    assert {"semantic", "semantic, recognise"} <= set(cells)
+    assert cells["semantic, recognise"]["bits"] and not cells["semantic, recognise"].get("chance")
+    assert cells["semantic"]["chance"]
 
 
 def scored(confidence: Any, right: Any, rows: int = 4) -> Scored:

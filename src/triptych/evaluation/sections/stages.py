@@ -76,7 +76,9 @@ def stages_section(evaluation: Evaluation) -> Section:
     errors = {
         found.label: calibration_error(found.scored, found.clips, settings.resamples, settings.seed) for found in seen
     }
-    for found in seen:
+    also = {f"{stage.name}, {task}" for stage, _ in evaluation.cascade.stages.values() for task in others(stage)}
+    timed = [found for found in seen if found.label not in also]  # a text has no seconds
+    for found in timed:
         fill_places(places, found, frame_rate(found, clips))
     table = with_calibration(sheet.table(settings.resamples, settings.seed, note=NOTE), errors)
     rejected = f" {clips.rejected} clips could not be tokenized." if clips.rejected else ""
@@ -92,7 +94,7 @@ def stages_section(evaluation: Evaluation) -> Section:
             places.table(settings.resamples, settings.seed, note="Seconds from the first token that is foreseen."),
             gaps.table(settings.resamples, settings.seed, note=GAP_NOTE),
         ),
-        (place_plot(seen, clips), calibration_plot(seen)),
+        (place_plot(timed, clips), calibration_plot(seen)),
     )
 
 
@@ -107,7 +109,7 @@ def measure_stage(trained: tuple[Any, Any], clips: HeldOut, sheet: Sheet, levels
     """Fills the sheets with one stage, and returns what was scored of it."""
     stage, model = trained
     speech, draws, found = clips.speech, draws_of(stage), []
-    kinds = {OWN: stage.name} | {task: f"{stage.name}, {task}" for task in getattr(stage, "also", ())}
+    kinds = {OWN: stage.name} | {task: f"{stage.name}, {task}" for task in others(stage)}
     if stage.name == "semantic":
         kinds[ALONE] = f"{stage.name}, {ALONE}"
     for given, label in kinds.items():
@@ -119,13 +121,21 @@ def measure_stage(trained: tuple[Any, Any], clips: HeldOut, sheet: Sheet, levels
         names = tuple(clips.name(clip) for clip in of)
         found.append(Measured(label, scored, names))
         fill(sheet, label, scored, names)
-        sheet.put(label, "chance", "all", math.log2(choices(stage)))
+        if given in (OWN, ALONE):
+            sheet.put(label, "chance", "all", math.log2(choices(stage)))
+        else:
+            sheet.lack(label, "chance", "what is legal changes from text to speech")
         if stage.name != "semantic":
             for level in np.unique(scored.level):
                 fill(levels, f"{label}, level {level}", scored.pick(scored.level == level), names)
     for condition in stage.conditions:
         fill_gap(gaps, stage, model, clips, condition, draws)
     return found
+
+
+def others(stage: Any) -> tuple[str, ...]:
+    """Tasks that a stage learned beside its own."""
+    return tuple(getattr(stage, "also", ()))
 
 
 def draws_of(stage: Any) -> int:
