@@ -18,9 +18,11 @@ def test_a_broken_write_leaves_the_old_file(tmp_path):
 
 
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
-    name = "ü" * 123 + ".json"
-    write_json(tmp_path / name, {"a": 1})
-    assert [p.name for p in tmp_path.iterdir()] == [name]
+    names = [f"{'ü' * 122}{n}.json" for n in range(2)]
+    with atomic_file(tmp_path / names[0]) as one, atomic_file(tmp_path / names[1]) as other:
+        one.write_text("0")
+        other.write_text("1")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict(zip(names, "01", strict=True))
 
 
 def test_a_broken_folder_leaves_nothing(tmp_path):

@@ -39,12 +39,17 @@ def _me() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
+def _short(name: str) -> str:
+    """A long name cut, with its digest: a file system takes 255 bytes, and the name beside has more to say."""
+    whole = os.fsencode(name)
+    return name if len(whole) <= 100 else whole[:80].decode(errors="ignore") + hashlib.sha256(whole).hexdigest()[:16]
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; renames it over `path` when the block ends well, else removes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem = path.stem.encode()[:100].decode(errors="ignore")  # a name may have 255 bytes, and this one has more to say
-    beside = path.with_name(f".{stem}.{_me()}.part{path.suffix}")
+    beside = path.with_name(f".{_short(path.stem)}.{_me()}.part{path.suffix}")
     try:
         yield beside
         _sync(beside)
