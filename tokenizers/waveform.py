@@ -250,4 +250,4 @@ def write_wav(path: Path | str, waveform: Waveform, sample_rate: int) -> None:
         try:
             soundfile.write(str(beside), np.clip(waveform, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
         except soundfile.LibsndfileError as error:
-            raise OSError(f"{path} cannot be written, is the disk full? ({error.error_string})") from None
+            raise OSError(f"{path} cannot be written ({error.error_string}): is the disk full?") from None

@@ -283,6 +283,10 @@ def test_what_the_source_holds_out_stays_held_out() -> None:
         dealt = {r.id: r.split for r in deal_splits(entries)}
         assert all(dealt[f"o{i}"] == "dev" for i in range(400) if i % 200 < 40)
         assert "train" in dealt.values()
+    everything = [replace(entry, has_split=True, recording=replace(entry.recording, split="dev")) for entry in others]
+    again = [replace(entry, recording=replace(entry.recording, id=f"a{entry.where}")) for entry in found(400, 200)]
+    dealt = {r.id: r.split for r in deal_splits(everything + again)}
+    assert sum(dealt[f"a{i}"] == "train" for i in range(400)) > 300  # else nothing could be trained on
 
 
 def test_a_name_that_is_no_unicode_and_a_kind_that_is_not_read_are_rejected_alone(
@@ -290,6 +294,7 @@ def test_a_name_that_is_no_unicode_and_a_kind_that_is_not_read_are_rejected_alon
 ) -> None:
     write_tone("clips/a.wav")
     (tmp_path / "clips" / "b.m4a").write_bytes(b"x")
+    (tmp_path / "clips" / "a.m4a").write_bytes(b"x")  # which a.wav was made of
     try:
         (tmp_path / "clips" / "caf\udce9.wav").write_bytes((tmp_path / "clips" / "a.wav").read_bytes())
     except OSError:

@@ -107,6 +107,8 @@ class Encoder:
             model, front = read_model(name, layer)
         try:
             moved: Any = model.to(torch.device(device))  # type: ignore[arg-type]
+        except torch.cuda.OutOfMemoryError:
+            raise
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"device={device}: {str(error).splitlines()[0]}; say cpu, or cuda where there is one"

@@ -158,6 +158,8 @@ def read_folder(folder: Path) -> Iterator[Found]:
             continue  # what editors and file managers leave, such as ._a.wav
         inside = path.relative_to(folder)
         if path.suffix.lower() in OTHER_SUFFIXES:
+            if any(path.with_suffix(suffix).is_file() for suffix in AUDIO_SUFFIXES):
+                continue  # it was converted
             yield Found(str(inside), reason=f"{path.suffix} is not read: convert it to wav or flac")
             continue
         said = path.with_suffix(".txt")

@@ -143,8 +143,7 @@ def claim(folder: Path, said: dict[str, Any]) -> None:
     """
     path, said = folder / MADE_OF, json.loads(json.dumps(said))
     began = read_json(path) if path.exists() else said
-    if began != said:
-        other = " and ".join(key for key in said if began.get(key) != said[key])
+    if other := " and ".join(key for key in said if began.get(key, said[key]) != said[key]):
         raise ValueError(f"{folder} was begun with another {other}: give the same, or name another output")
     write_json(path, said)
 

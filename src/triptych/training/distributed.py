@@ -48,7 +48,10 @@ def ranks(device: str, timeout: float = TIMEOUT, *, even_alone: bool = False) ->
     if on_cuda:
         local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= devices:
-            raise ValueError(f"local rank {local} has no GPU of its own: start {devices} processes on this machine")
+            raise ValueError(
+                f"local rank {local} sees {devices} GPUs: start as many processes on a machine, and let all see all of "
+                "them (CUDA_VISIBLE_DEVICES, --gpus-per-task)"
+            )
         torch.cuda.set_device(local)
     store, me, everyone = open_store(timeout), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     call = RollCall(store, me, everyone, timeout)

@@ -49,12 +49,11 @@ NOTE = (
 
 def likelihood_section(evaluation: Evaluation) -> Section:
     """All tests that the settings name."""
-    folders = evaluation.settings.pairs
-    sets = [
-        found if len(folders) == 1 else replace(found, name=f"{Path(folder).resolve().name} {found.name}")
-        for folder in folders
-        for found in read_pairs(Path(folder))
-    ]
+    sets: list[PairSet] = []
+    for folder in evaluation.settings.pairs:
+        for found in read_pairs(Path(folder)):
+            alike = sum(one.name.split(" (")[0] == found.name for one in sets)
+            sets.append(replace(found, name=f"{found.name} ({alike + 1})") if alike else found)
     if not sets:
         return Section("likelihood", "Likelihood tests", NONE_GIVEN)
     settings = evaluation.settings
