@@ -32,7 +32,8 @@ from triptych.stages.speech import Speech, fit_length
 from triptych.stages.stage import Batch
 from triptych.stages.three import AnyStage
 from triptych.training.config import TrainingConfig
-from triptych.training.loop import pick_device, train
+from triptych.training.device import pick_device
+from triptych.training.loop import train
 from triptych.training.run import RunFolder
 
 LEARNT = 0.01

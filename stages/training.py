@@ -31,8 +31,9 @@ from triptych.stages.three import AnyStage, make_stage, read_stage, record_of
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import STRICT, TrainingConfig, build
 from triptych.training.dealing import Dealing
+from triptych.training.device import pick_device
 from triptych.training.distributed import rank, ranks, reached, sum_metrics, world
-from triptych.training.loop import pick_device, train
+from triptych.training.loop import train
 from triptych.training.run import RunFolder, refuse_run
 from triptych.training.step import add_metric
 from triptych.training.zero import whole

@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 from triptych.cli.main import app
 from triptych.corpus.shards import ShardSet
-from triptych.lm.sampling import Sampling
 from triptych.stages.adapters import AdapterConfig, add_adapters, note_of, plain
 from triptych.stages.bundle import check_levels
-from triptych.stages.cascade import Cascade, Settings, find_bundle
+from triptych.stages.cascade import Cascade, find_bundle
 from triptych.stages.initial import folder_of, laid_over
 from triptych.stages.speech import Speech
 from triptych.stages.three import load_stage, read_stage, read_state
@@ -335,18 +334,3 @@ def test_a_stage_that_cannot_learn_is_refused(
     with pytest.raises(ValueError, match=why):
         run("coarse", starter_shards, tmp_path / "run", stage={**TINY, **keys})
     assert not (tmp_path / "run").exists()
-
-
-def test_guards_against_loops_are_of_the_semantic_stage() -> None:
-    Settings(semantic=Sampling(longest_run=3, guidance=2.0), coarse=Sampling(guidance=2.0))
-    for wrong in ({"coarse": Sampling(longest_run=3)}, {"fine": Sampling(guidance=2.0)}):
-        with pytest.raises(ValueError, match=r"act on semantic|has none"):
-            Settings(**wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"prompt_seconds": -1.0}, {"shortest": float("nan")}, {"longest": float("inf")}, {"seed": 2**63}]
-)
-def test_settings_that_no_stage_could_follow_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Settings(**wrong)

@@ -132,16 +132,6 @@ def test_expected_levels_change_the_sound_alone(cascade: Cascade, tmp_path: Path
         cascade.speak("Rain.", settings=asking(cascade, expected_levels=4))
 
 
-def test_guidance_that_a_layout_has_not_is_refused_before_a_stage_works(cascade: Cascade) -> None:
-    stage, model = cascade.stages["coarse"]
-    other = replace(stage, config=replace(stage.config, layout="flattened", semantic_drop=0.0))
-    flat = Cascade(cascade.tokenizers, {**cascade.stages, "coarse": (other, model)}, {}, cascade.settings)
-    plain = asking(cascade, expected_levels=0, coarse=replace(cascade.settings.coarse, guidance=1.0))
-    assert Request(flat, plain).seconds == {}
-    with pytest.raises(ValueError, match=r"coarse\.guidance: .* leave it at 1"):
-        Request(flat, replace(plain, coarse=replace(plain.coarse, guidance=1.5)))
-
-
 def test_none_is_too_few(cascade: Cascade) -> None:
     with pytest.raises(ValidationError, match="takes"):
         asking(cascade, takes=0)

@@ -25,9 +25,10 @@ from triptych.tokenizers.acoustic.trainee import CodecTrainee
 from triptych.tokenizers.acoustic.usage import CollapseWatch, usage_metrics
 from triptych.tokenizers.clips import Clips
 from triptych.tokenizers.waveform import Waveform
+from triptych.training.device import pick_device
 from triptych.training.distributed import rank, ranks, wait_for_all, world
 from triptych.training.files import atomic_folder, refuse_existing
-from triptych.training.loop import Validate, pick_device, train
+from triptych.training.loop import Validate, train
 from triptych.training.run import RunFolder, refuse_run
 
 __all__ = ["CodecFitConfig", "fit_acoustic"]

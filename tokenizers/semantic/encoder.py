@@ -33,6 +33,7 @@ from triptych.tokenizers.semantic.moments import Moments
 from triptych.tokenizers.semantic.padding import Padding
 from triptych.tokenizers.semantic.windows import Span, Windows, spans
 from triptych.tokenizers.waveform import Waveform
+from triptych.training.device import pick_device
 from triptych.training.precision import Dtype, check_bf16
 
 __all__ = ["Encoder", "quiet"]
@@ -105,14 +106,7 @@ class Encoder:
             model, front = read_checkpoint(Path(name), layer)
         else:
             model, front = read_model(name, layer)
-        try:
-            moved: Any = model.to(torch.device(device))  # type: ignore[arg-type]
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except (AssertionError, RuntimeError) as error:
-            raise ValueError(
-                f"device={device}: {str(error).splitlines()[0]}; say cpu, or cuda where there is one"
-            ) from None
+        moved: Any = model.to(pick_device(device, "device"))  # type: ignore[arg-type]
         return cls(moved, front, layer, windows=windows, dtype=dtype)
 
     def round(self) -> None:

@@ -19,6 +19,7 @@ from triptych.tokenizers.semantic.encoder import Encoder, round_weights
 from triptych.tokenizers.semantic.fairseq2 import read_checkpoint, read_weights
 from triptych.tokenizers.semantic.filterbank import MELS
 from triptych.tokenizers.semantic.windows import Windows
+from triptych.training.device import pick_device
 from triptych.training.precision import Dtype
 
 REQUIREMENTS = "requirements-fairseq2.txt"
@@ -65,7 +66,7 @@ class Fairseq2Encoder(Encoder):
         if not path.is_file():
             raise ValueError(f"{name} does not exist: with backend=fairseq2, give a checkpoint file of it")
         twin, front = read_checkpoint(path, layer)
-        moved: Any = twin.to(torch.device(device))  # type: ignore[arg-type]
+        moved: Any = twin.to(pick_device(device, "device"))  # type: ignore[arg-type]
         encoder = cls(moved, front, layer, windows=windows, dtype=dtype)
         factory = encoder_factory(twin.config, front.stride)
         own = torch.nn.ModuleDict(

@@ -38,8 +38,9 @@ from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction, p
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, held_out, summary
 from triptych.tokenizers.semantic.targets import Recipe, Targets, has_targets, keep_targets, kept_targets, make_targets
 from triptych.training.config import STRICT, TrainingConfig
+from triptych.training.device import pick_device
 from triptych.training.distributed import of_all_ranks, rank, ranks, wait_for_all, world
-from triptych.training.loop import pick_device, train
+from triptych.training.loop import train
 from triptych.training.run import RunFolder, refuse_run
 
 if TYPE_CHECKING:

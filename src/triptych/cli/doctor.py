@@ -70,8 +70,8 @@ def questions(stage: str | None, config: Any, start: "Beginning | None") -> dict
     from dataclasses import asdict
 
     from triptych.training import preflight
+    from triptych.training.device import pick_device
     from triptych.training.distributed import of_all_ranks
-    from triptych.training.loop import pick_device
 
     preflight.ask("versions")
     versions = of_all_ranks(preflight.versions())

@@ -72,18 +72,16 @@ def load(tokenizers: Path, config: ShardConfig, worker: int) -> Tokenizers:
     """The tokenizers of one worker, on its device and with its share of the cores."""
     import torch
 
+    from triptych.training.device import pick_device
+
     local_rank, local_ranks = (
         int(os.environ.get(key, default)) for key, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
     )
     if config.threads or "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(config.threads or max(1, cores // (local_ranks * config.workers)))
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device=cuda: torch sees no such device here; say cpu, or install a CUDA torch")
+    device = str(pick_device(config.device, "device"))
+    if device != "cpu" and config.device in ("auto", "cuda"):
         device = f"cuda:{(local_rank * config.workers + worker) % torch.cuda.device_count()}"
         torch.backends.cudnn.allow_tf32 = False  # its 10 bits would give other tokens
     on_cpu = device == "cpu"  # which is no faster with several clips at once

@@ -33,6 +33,7 @@ from triptych.training.checkpoint import average_of, find_checkpoint, prune_chec
 from triptych.training.clock import Clock
 from triptych.training.config import TrainingConfig
 from triptych.training.dealing import Dealing
+from triptych.training.device import pick_device
 from triptych.training.distributed import (
     collective_device,
     rank,
@@ -66,18 +67,6 @@ class Validate(Protocol):
 
 class TrainingStopped(RuntimeError):
     """A signal asked for the end; a checkpoint was written. The message is one line for the user."""
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that a config means, with its number: a reading thread would else send batches to the first one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("training.device=cuda: torch sees no such device here; say cpu, or install a CUDA torch")
-    try:
-        return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"training.device={name}: say cpu, cuda or auto") from None
 
 
 def train(

@@ -168,3 +168,6 @@ def test_fit_refuses_too_little(checkpoints: dict[str, Path], clips: Callable, t
         fit_semantic(clips(0), tmp_path / "t", SemanticFitConfig(encoder=folder, layer=1))
     with pytest.raises(ValueError, match="layers 0 to 3"):
         fit_semantic(clips(2), tmp_path / "t", SemanticFitConfig(encoder=folder, layer=4))
+    for device in ("gpu", *(() if torch.cuda.is_available() else ("cuda",))):
+        with pytest.raises(ValueError, match=f"^device={device}: "):
+            Encoder.load(folder, 1, device=device)

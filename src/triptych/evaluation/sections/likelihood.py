@@ -8,7 +8,7 @@ averaged over its voices, and the test over its pairs, as in ZeroSpeech's own ev
 not every recording ends where its file does. Knows no format of files and no page.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -49,11 +49,12 @@ NOTE = (
 
 def likelihood_section(evaluation: Evaluation) -> Section:
     """All tests that the settings name."""
-    sets: list[PairSet] = []
+    sets, named = list[PairSet](), Counter[str]()
     for folder in evaluation.settings.pairs:
         for found in read_pairs(Path(folder)):
-            alike = sum(one.name.split(" (")[0] == found.name for one in sets)
-            sets.append(replace(found, name=f"{found.name} ({alike + 1})") if alike else found)
+            named[found.name] += 1
+            times = named[found.name]
+            sets.append(found if times == 1 else replace(found, name=f"{found.name} ({times})"))
     if not sets:
         return Section("likelihood", "Likelihood tests", NONE_GIVEN)
     settings = evaluation.settings
