@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, said: argparse.Namespace) -> None:
         self.said = said
-        library = native.library(allow_build=True)
+        library = native.library()
         if library is None:
             sys.exit("no C++ compiler here: nothing of the native tier can be measured")
         self.library, self.memory = library, torch.ones(1 << 28)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.lm import native
 from triptych.lm.blocks import PRECISIONS, Precision
 from triptych.stages.bundle import Voice, check_bundle, find_bundle, hear_voice, read_bundle, read_voices
 from triptych.stages.request import Request
@@ -74,6 +75,8 @@ class Cascade:
             raise ValueError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
         folder = find_bundle(path)
         record = read_bundle(folder)
+        if device == "cpu":
+            native.begin()
         tokenizers = Tokenizers.load(folder / "tokenizers")
         stages = {name: load_stage(folder / "stages" / name, device) for name in STAGES}
         check_bundle(folder, tokenizers, {name: stage for name, (stage, _) in stages.items()})

@@ -25,11 +25,11 @@ class Rules:
         """The rule of the semantic or the coarse stage.
 
         Args:
-            steps: about to be made; where the work is long, faster code is built first (see lm/engine.py).
+            steps: about to be made; where the work is long, a GPU's step is compiled first (see lm/engine.py).
         """
         model = self.stages[stage][1]
         known = self._known.get(stage)
-        longer = known is not None and known[1].engine.tier in ("prepacked", "static") and steps > known[2]
+        longer = known is not None and known[1].engine.tier == "static" and steps > known[2]
         if known is None or known[0] is not model or longer:
             make: Any = semantic_rule if stage == "semantic" else coarse_rule
             self._known[stage] = known = (model, make(model, self.precision, steps), steps)

@@ -1,7 +1,10 @@
 """Every tier computes what the plain transformer does, and a request is not disturbed by the ones beside it."""
 
 import copy
+import subprocess
+import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +24,7 @@ from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfi
 
 torch.set_num_threads(1)
 V, EOS = 37, 1
-LIBRARY = native.library(allow_build=True)
+LIBRARY = native.library()
 needs_native = pytest.mark.skipif(LIBRARY is None, reason="no C++ compiler here")
 SHAPES = {
     "plain": TransformerConfig(dim=32, layers=2, heads=2),
@@ -345,13 +348,24 @@ def test_a_processor_without_bf16_computes_with_weights_of_bf16(monkeypatch: pyt
     torch.testing.assert_close(made, x @ layer.weight.bfloat16().float().T)
 
 
-def test_a_short_work_does_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(native, "library", lambda *, allow_build: asked.append(allow_build))
-    for steps in (10, 10**7):
-        make_engine(MODELS["plain"].transformer, "fp32", steps)
-    make_engine(MODELS["plain"].transformer, "int8", 10)
-    assert asked == [False, True, True]
+@needs_native
+def test_the_library_is_built_once_however_many_ask_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines: list[list[str]] = []
+    run = subprocess.run
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda line, **rest: lines.append(line) or run(line, **rest))
+    native._path.cache_clear()
+    try:
+        for _ in range(3):
+            native.begin()
+        assert make_engine(MODELS["plain"].transformer).tier == "native"
+    finally:
+        for thread in threading.enumerate():
+            if thread.name == native.BUILDER:
+                thread.join()
+        native._path.cache_clear()
+    assert len([line for line in lines if "-c" in line]) == 1
+    assert [path.suffix for path in (tmp_path / "triptych").iterdir()] == [".so"]
 
 
 def test_alibi_stays_plain_and_is_told_when_fewer_bits_are_asked() -> None:

@@ -29,7 +29,7 @@ def loaded(tier: str) -> Cascade:
     with pytest.MonkeyPatch.context() as patch:
         if tier == "prepacked":
             patch.setenv("TRIPTYCH_NATIVE", "0")
-        elif native.library(allow_build=True) is None:
+        elif native.library() is None:
             pytest.skip("no C++ compiler here")
         made = Cascade.load()
         assert {made.rules.of(name).engine.tier for name in ("semantic", "coarse")} == {tier}
@@ -43,7 +43,7 @@ def either(request: pytest.FixtureRequest) -> Cascade:
 
 @pytest.fixture(scope="module")
 def cascade() -> Cascade:
-    return loaded("native" if native.library(allow_build=True) else "prepacked")
+    return loaded("native" if native.library() else "prepacked")
 
 
 def warm(cascade: Cascade, **changes: object) -> Settings:
@@ -248,7 +248,7 @@ def test_takes_are_heard_until_one_has_no_error(cascade: Cascade) -> None:
     assert "word error 0.00" in best.notes[-1]
 
 
-@pytest.mark.skipif(native.library(allow_build=True) is None, reason="no C++ compiler here")
+@pytest.mark.skipif(native.library() is None, reason="no C++ compiler here")
 def test_fewer_bits_are_heard_as_speech_too() -> None:
     for precision in ("bf16", "int8"):
         made = Cascade.load(precision=precision)

@@ -31,8 +31,6 @@ from triptych.lm.transformer import Transformer
 Product = Callable[[Tensor], Tensor]
 """x [n, K] to x Wᵀ [n, N]"""
 
-SAVED = 1 / 25e9
-"""seconds a byte and step that the native tier saves, about; at least 0.2 ms a step"""
 COMPILE_STEPS = 4000
 """for which a GPU's step is compiled: a guess, at a minute of compiling and some 15 ms that a token spares"""
 
@@ -219,8 +217,7 @@ class NativeEngine(Engine):
 def make_engine(transformer: Transformer, precision: Precision = "fp32", steps: int = 0) -> Engine:
     """The fastest tier that this machine has for `steps` steps.
 
-    The native tier is built where a compiler is and the work pays for it, or where less than fp32 is asked for; once
-    built, it is there for every later process.
+    The native tier is built where a compiler is; once built, it is there for every later process.
 
     Raises:
         ValueError: no such precision, or less than fp32 where that cannot be had.
@@ -235,9 +232,7 @@ def make_engine(transformer: Transformer, precision: Precision = "fp32", steps: 
             raise ValueError(f"precision={precision}: on a CPU, for stages with rotary positions; leave it out here")
         return Engine(transformer)
     if transformer.config.hidden_size % 2 == 0:
-        bytes = sum(parameter.numel() for parameter in transformer.parameters()) * 4
-        pays = steps * max(bytes * SAVED, 2e-4) > native.BUILD_SECONDS
-        library = native.library(allow_build=pays or precision != "fp32")
+        library = native.library()
         if library is not None:
             return NativeEngine(transformer, precision, library)
     if torch.backends.mkldnn.is_available():

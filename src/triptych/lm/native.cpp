@@ -19,17 +19,29 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__AVX512BW__) || defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
 namespace {
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef int32_t Wholes __attribute__((vector_size(64)));
-typedef int16_t Halves __attribute__((vector_size(64)));
-typedef int8_t Bytes __attribute__((vector_size(32)));
+// A register of this machine, and how many of them there are.
+#if defined(__AVX512BW__)
+constexpr int kWidth = 64, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kWidth = 32, kRegisters = 16;
+#elif defined(__SSE2__)
+constexpr int kWidth = 16, kRegisters = 16;
+#else
+constexpr int kWidth = 16, kRegisters = 32;
+#endif
+constexpr int kLanes = kWidth / 4;
+
+typedef float Floats __attribute__((vector_size(kWidth)));
+typedef uint32_t Words __attribute__((vector_size(kWidth)));
+typedef int32_t Wholes __attribute__((vector_size(kWidth)));
+typedef int16_t Halves __attribute__((vector_size(kWidth)));
+typedef int8_t Bytes __attribute__((vector_size(kWidth / 2)));
 
 constexpr int kRows = 4, kColumns = 32, kBeside = 4;  // of a block; tokens that share one reading of it
 constexpr int kMost = 64;                             // tokens of one call
@@ -57,7 +69,7 @@ struct Model {
 int padded(int columns) { return (columns + kColumns - 1) / kColumns * kColumns; }
 
 template <class V>
-V load(const void* from) {
+inline V load(const void* from) {
   V value;
   std::memcpy(&value, from, sizeof value);
 #if defined(__AVX512F__)
@@ -69,35 +81,45 @@ V load(const void* from) {
 inline Halves widened(const int8_t* from) {
 #if defined(__AVX512BW__)
   return (Halves)_mm512_cvtepi8_epi16((__m256i)load<Bytes>(from));
+#elif defined(__AVX2__)
+  return (Halves)_mm256_cvtepi8_epi16((__m128i)load<Bytes>(from));
 #else
   return __builtin_convertvector(load<Bytes>(from), Halves);
 #endif
 }
 
-// The sum of 16 lanes, halving them, so that the compiler stays in registers.
-template <class Lane, class V>
-Lane total(V lanes) {
-  typedef Lane Eight __attribute__((vector_size(32)));
-  typedef Lane Four __attribute__((vector_size(16)));
-  union {
-    V all;
-    Eight eight[2];
-  } whole = {lanes};
-  union {
-    Eight all;
-    Four four[2];
-  } half = {whole.eight[0] + whole.eight[1]};
-  const Four rest = half.four[0] + half.four[1];
-  return (rest[0] + rest[2]) + (rest[1] + rest[3]);
-}
+// The sum of N lanes, halving them, so that the compiler stays in registers.
+template <int N>
+struct Lanes {
+  typedef float All __attribute__((vector_size(4 * N)));
+  static float total(All lanes) {
+    union {
+      All all;
+      typename Lanes<N / 2>::All half[2];
+    } whole = {lanes};
+    return Lanes<N / 2>::total(whole.half[0] + whole.half[1]);
+  }
+};
+
+template <>
+struct Lanes<4> {
+  typedef float All __attribute__((vector_size(16)));
+  static float total(All lanes) { return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]); }
+};
+
+inline float total(Floats lanes) { return Lanes<kLanes>::total(lanes); }
 
 inline Wholes pairs(Wholes sum, Halves a, Halves b) {
 #if defined(__AVX512VNNI__)
   return (Wholes)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
   return sum + (Wholes)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return sum + (Wholes)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return sum + (Wholes)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
-  for (int i = 0; i < 16; ++i) sum[i] += (int32_t)a[2 * i] * b[2 * i] + (int32_t)a[2 * i + 1] * b[2 * i + 1];
+  for (int i = 0; i < kLanes; ++i) sum[i] += (int32_t)a[2 * i] * b[2 * i] + (int32_t)a[2 * i + 1] * b[2 * i + 1];
   return sum;
 #endif
 }
@@ -116,69 +138,81 @@ struct Tokens {
   int stride;
 };
 
+// Rows whose sums, with R tokens and a weight, stay in registers; the rest of a block is walked again.
 template <int R>
+constexpr int at_once() {
+  return kRows * R + R + 2 <= kRegisters ? kRows : 2;
+}
+
+template <int R, int N>
 void dot_fp32(const float* weight, const Tokens& x, int first, int blocks, float (*out)[kBeside]) {
-  Floats sum[kRows][R] = {};
+  Floats sum[N][R] = {};
   const float* token = x.exact + (size_t)first * x.stride;
   for (int b = 0; b < blocks; ++b, weight += kRows * kColumns, token += kColumns) {
     ahead<kRows * kColumns * 4>(weight);
-    for (int part = 0; part < 2; ++part) {
+    for (int part = 0; part < kColumns; part += kLanes) {
       Floats in[R];
-      for (int r = 0; r < R; ++r) in[r] = load<Floats>(token + r * x.stride + part * 16);
-      for (int n = 0; n < kRows; ++n) {
-        const Floats w = load<Floats>(weight + n * kColumns + part * 16);
+      for (int r = 0; r < R; ++r) in[r] = load<Floats>(token + r * x.stride + part);
+      for (int n = 0; n < N; ++n) {
+        const Floats w = load<Floats>(weight + n * kColumns + part);
         for (int r = 0; r < R; ++r) sum[n][r] += w * in[r];
       }
     }
   }
-  for (int n = 0; n < kRows; ++n)
-    for (int r = 0; r < R; ++r) out[n][r] = total<float>(sum[n][r]);
+  for (int n = 0; n < N; ++n)
+    for (int r = 0; r < R; ++r) out[n][r] = total(sum[n][r]);
 }
 
-template <int R>
+template <int R, int N>
 void dot_bf16(const uint32_t* weight, const Tokens& x, int first, int blocks, float (*out)[kBeside]) {
-  Floats sum[kRows][R] = {};
+  Floats sum[N][R] = {};
   const float* token = x.exact + (size_t)first * x.stride;
   for (int b = 0; b < blocks; ++b, weight += kRows * 16, token += kColumns) {
     ahead<kRows * kColumns * 2>(weight);
-    Floats low[R], high[R];
-    for (int r = 0; r < R; ++r) low[r] = load<Floats>(token + r * x.stride);
-    for (int r = 0; r < R; ++r) high[r] = load<Floats>(token + r * x.stride + 16);
-    for (int n = 0; n < kRows; ++n) {
-      const Words both = load<Words>(weight + n * 16);
-      const Floats lower = (Floats)(both << 16), upper = (Floats)(both & 0xffff0000u);
-      for (int r = 0; r < R; ++r) sum[n][r] += lower * low[r];
-      for (int r = 0; r < R; ++r) sum[n][r] += upper * high[r];
+    for (int part = 0; part < 16; part += kLanes) {
+      Floats low[R], high[R];
+      for (int r = 0; r < R; ++r) low[r] = load<Floats>(token + r * x.stride + part);
+      for (int r = 0; r < R; ++r) high[r] = load<Floats>(token + r * x.stride + 16 + part);
+      for (int n = 0; n < N; ++n) {
+        const Words both = load<Words>(weight + n * 16 + part);
+        const Floats lower = (Floats)(both << 16), upper = (Floats)(both & 0xffff0000u);
+        for (int r = 0; r < R; ++r) sum[n][r] += lower * low[r];
+        for (int r = 0; r < R; ++r) sum[n][r] += upper * high[r];
+      }
     }
   }
-  for (int n = 0; n < kRows; ++n)
-    for (int r = 0; r < R; ++r) out[n][r] = total<float>(sum[n][r]);
+  for (int n = 0; n < N; ++n)
+    for (int r = 0; r < R; ++r) out[n][r] = total(sum[n][r]);
 }
 
-template <int R>
+template <int R, int N>
 void dot_int8(const int8_t* weight, const Tokens& x, int first, int blocks, float (*out)[kBeside]) {
-  Wholes sum[kRows][R] = {};
+  Wholes sum[N][R] = {};
   const int16_t* token = x.rounded + (size_t)first * x.stride;
   for (int b = 0; b < blocks; ++b, weight += kRows * kColumns, token += kColumns) {
     ahead<kRows * kColumns>(weight);
-    Halves in[R];
-    for (int r = 0; r < R; ++r) in[r] = load<Halves>(token + r * x.stride);
-    for (int n = 0; n < kRows; ++n) {
-      const Halves w = widened(weight + n * kColumns);
-      for (int r = 0; r < R; ++r) sum[n][r] = pairs(sum[n][r], w, in[r]);
+    for (int part = 0; part < kColumns; part += 2 * kLanes) {
+      for (int n = 0; n < N; ++n) {
+        const Halves w = widened(weight + n * kColumns + part);
+        for (int r = 0; r < R; ++r) sum[n][r] = pairs(sum[n][r], w, load<Halves>(token + r * x.stride + part));
+      }
     }
   }
-  for (int n = 0; n < kRows; ++n)
-    for (int r = 0; r < R; ++r) out[n][r] = total<float>(__builtin_convertvector(sum[n][r], Floats)) * x.scale[first + r];
+  for (int n = 0; n < N; ++n)
+    for (int r = 0; r < R; ++r) out[n][r] = total(__builtin_convertvector(sum[n][r], Floats)) * x.scale[first + r];
 }
 
 template <int R>
 void dot(const Matrix& m, int block, const Tokens& x, int first, float (*out)[kBeside]) {
+  constexpr int N = at_once<R>();
   const int blocks = padded(m.columns) / kColumns;
   const size_t at = (size_t)block * blocks * kRows * kColumns;
-  if (m.kind == kFp32) return dot_fp32<R>((const float*)m.weight + at, x, first, blocks, out);
-  if (m.kind == kBf16) return dot_bf16<R>((const uint32_t*)m.weight + at / 2, x, first, blocks, out);
-  dot_int8<R>((const int8_t*)m.weight + at, x, first, blocks, out);
+  for (int n = 0; n < kRows; n += N) {
+    if (m.kind == kFp32) dot_fp32<R, N>((const float*)m.weight + at + n * kColumns, x, first, blocks, out + n);
+    if (m.kind == kBf16) dot_bf16<R, N>((const uint32_t*)m.weight + at / 2 + n * 16, x, first, blocks, out + n);
+    if (m.kind == kInt8) dot_int8<R, N>((const int8_t*)m.weight + at + n * kColumns, x, first, blocks, out + n);
+  }
+  if (m.kind != kInt8) return;
   for (int n = 0; n < kRows; ++n)
     for (int r = 0; r < R; ++r) out[n][r] *= m.scale[block * kRows + n];
 }
@@ -206,7 +240,7 @@ float round_row(const float* row, int columns, int16_t* rounded) {
   float most = 0;
 #pragma omp simd reduction(max : most)
   for (int i = 0; i < columns; ++i) most = std::max(most, std::fabs(row[i]));
-  const float range = std::min(32767.0f, 2147483647.0f / (127.0f * padded(columns) / 16));
+  const float range = std::min(32767.0f, 2147483647.0f / (127.0f * padded(columns) / kLanes));
   const float up = most > 0 ? range / most : 0;
 #pragma omp simd
   for (int i = 0; i < columns; ++i) rounded[i] = (int16_t)std::rint(row[i] * up);
@@ -407,9 +441,9 @@ float read_all(const float* from, int64_t count, int threads) {
     Floats part[4] = {};
     const float* at = from + block * 1024;
     __builtin_prefetch(at + 4096);
-    for (int i = 0; i < 1024; i += 64)
-      for (int n = 0; n < 4; ++n) part[n] += load<Floats>(at + i + n * 16);
-    sum += total<float>(part[0] + part[1] + part[2] + part[3]);
+    for (int i = 0; i < 1024; i += 4 * kLanes)
+      for (int n = 0; n < 4; ++n) part[n] += load<Floats>(at + i + n * kLanes);
+    sum += total(part[0] + part[1] + part[2] + part[3]);
   }
   return sum;
 }

@@ -3,8 +3,8 @@
     native.cpp ──c++──▶ CACHE/native-<digest of source, compiler and processor>.so ──▶ `library()`
 
 The library has no threads of its own: it calls the OpenMP of torch, whose symbols are there once torch is imported, so
-that both share one team. Invariant: nothing is built unless `allow_build`, and a machine without a compiler, without
-that OpenMP or with TRIPTYCH_NATIVE=0 gets None, never an error. Knows no model.
+that both share one team. Invariant: a machine without a compiler, without that OpenMP or with TRIPTYCH_NATIVE=0 gets
+None, never an error. Knows no model.
 """
 
 import ctypes
@@ -14,13 +14,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
-BUILD_SECONDS = 3.0
-"""about so many, of one core; once a machine"""
+BUILDER = "native build"
+"""the thread that builds beside other work"""
+_BUILDING = threading.Lock()
 
 
 class Matrix(ctypes.Structure):
@@ -58,19 +60,21 @@ class Model(ctypes.Structure):
     )
 
 
-def library(*, allow_build: bool) -> ctypes.CDLL | None:
-    """The built library; None where there is none, and none can or may be built."""
-    if os.environ.get("TRIPTYCH_NATIVE", "1") == "0":
-        return None
-    path = _path()
-    if path is None or not (path.exists() or (allow_build and _build(path))):
-        return None
-    return _open(path)
+def library() -> ctypes.CDLL | None:
+    """The library, built where it is not there yet: some three seconds of one core, once a machine. None where it
+    cannot be had."""
+    path = None if os.environ.get("TRIPTYCH_NATIVE", "1") == "0" else _path()
+    return _open(path) if path is not None and _there(path) else None
 
 
-def can_build() -> bool:
-    """Whether a compiler is there and may be used."""
-    return os.environ.get("TRIPTYCH_NATIVE", "1") != "0" and _path() is not None
+def begin() -> None:
+    """Builds the library beside other work, such as reading weights."""
+    threading.Thread(target=library, name=BUILDER).start()
+
+
+def _there(path: Path) -> bool:
+    with _BUILDING:
+        return path.exists() or _build(path)
 
 
 @cache
