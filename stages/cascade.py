@@ -272,6 +272,8 @@ class Cascade:
     def _each(self, asked: Sequence[object], settings: Settings | None, seeds: Sequence[int] | None) -> list[Settings]:
         """How each of many requests is sampled."""
         all_alike = settings or self.settings
+        if seeds is not None and len(seeds) != len(asked):
+            raise ValueError(f"{len(seeds)} seeds for {len(asked)} requests: give one each")
         return [all_alike] * len(asked) if seeds is None else [replace(all_alike, seed=seed) for seed in seeds]
 
     def _once(self, known: dict[Asked, Voice], voice: Asked, text: str | None, job: Request) -> Voice:

@@ -28,7 +28,7 @@ def export_stage(source: Path, out: Path, text: Path | None = None) -> dict[str,
     """Writes the stage in `source` (the folder with its stage.json) as a Llama checkpoint; returns triptych.json.
 
     Args:
-        text: folder of the text front end, whose table goes along where it is a text model's.
+        text: folder of the text front end; a text model's table goes along where its ids are the model's own.
     Raises:
         ValueError: `out` exists, or the stage has no Llama equal.
     """
@@ -40,7 +40,7 @@ def export_stage(source: Path, out: Path, text: Path | None = None) -> dict[str,
         ids = {f"{name}_id": number for name, number in ends.items()}
         save_llama(model.language_model, beside, longest=note["longest"], **ids)  # type: ignore[arg-type]
         write_json(beside / NOTE_FILE, note)
-        if text is not None and (text / MODEL_FILE).is_file():
+        if text is not None and (text / MODEL_FILE).is_file() and not v.start("text"):
             copyfile(text / MODEL_FILE, beside / "tokenizer.json")
     return note
 

@@ -13,10 +13,11 @@ from typing import TypeVar
 Tokens = TypeVar("Tokens")
 
 SENTENCE_END = re.compile(r"(?<=[.!?…؟])[\"'”’)]*\s+|\n+|(?<=[。！？；।])(?![。！？；।])[」』”’）]*\s*")
-CLAUSE_END = re.compile(r"(?<=[,;:،؛])\s+|\s+[–—-]\s+|(?<=[、，：])\s*")
-WORD_END = re.compile(r"\s+")
-CHARACTER_END = re.compile(r"(?<=[\u3040-\u30ff\u3400-\u9fff])(?=\w)")
-"""in kana and Han characters, which stand without spaces"""
+CLAUSE_END = re.compile(r"(?<=[,;:،؛])\s+|(?<!\d)\s+[–—-]\s+|\s+[–—-]\s+(?!\d)|(?<=[、，：])\s*")
+WORD_END = re.compile(r"(?<!\d\s[–—-])\s+(?![–—-]\s\d)")
+"""not within "10 – 20", which is read as a whole"""
+CHARACTER_END = re.compile(r"(?<=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])(?=\w)")
+"""in scripts that stand without spaces: Thai, Lao, Burmese, Khmer, kana and Han"""
 
 
 def split_text(text: str, encode: Callable[[str], Tokens], too_long: Callable[[Tokens], bool]) -> list[Tokens]:
@@ -31,7 +32,9 @@ def split_text(text: str, encode: Callable[[str], Tokens], too_long: Callable[[T
     parts = [text]
     for boundary in (SENTENCE_END, CLAUSE_END, WORD_END, CHARACTER_END):
         parts = [
-            shorter for part in parts for shorter in (_split(part, boundary) if too_long(encode(part)) else [part])
+            shorter
+            for part in parts
+            for shorter in (_split(part, boundary, encode) if too_long(encode(part)) else [part])
         ]
     pieces: list[str] = []
     for part in parts:
@@ -43,11 +46,20 @@ def split_text(text: str, encode: Callable[[str], Tokens], too_long: Callable[[T
     return [encode(piece.strip()) for piece in pieces]
 
 
-def _split(text: str, boundary: re.Pattern[str]) -> list[str]:
-    """What lies between boundaries and has a letter or a digit, each followed by a space where its boundary has one."""
+def _split(text: str, boundary: re.Pattern[str], encode: Callable[[str], object]) -> list[str]:
+    """What lies between boundaries and can be spoken, each followed by a space where its boundary has one."""
     parts, at = [], 0
     for found in boundary.finditer(text):
         space = " " if any(sign.isspace() for sign in found[0]) else ""
         parts.append(text[at : found.start()] + space)
         at = found.end()
-    return [part for part in (*parts, text[at:]) if re.search(r"[^\W_]", part)]
+    return [part for part in (*parts, text[at:]) if re.search(r"[^\W_]", part) or _is_spoken(part, encode)]
+
+
+def _is_spoken(sign: str, encode: Callable[[str], object]) -> bool:
+    """Whether what has no letter and no digit is read as a word, as "&" is."""
+    try:
+        encode(sign)
+    except ValueError:
+        return False
+    return True

@@ -51,7 +51,7 @@ class Settings:
     """share likewise: speech is no longer, but for a second"""
     rate: Annotated[float, Field(ge=0.5, le=2)] = 1.0
     """speed of speech, 0.5 to 2: its semantic tokens are stretched or left out evenly"""
-    first_seconds: Annotated[float, Field(ge=0)] = 0.0
+    first_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """seconds of the first window of the coarse and fine stages, each one after it twice as long; 0: as long as
     training rows. Short ones let a stream sound earlier"""
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from triptych.lm.blocks import Precision
 from triptych.lm.cache import Cache
-from triptych.lm.decode import BROKEN, LanguageRule, Row, run
+from triptych.lm.decode import BROKEN, LanguageRule, Row, draw, run
 from triptych.lm.engine import Engine, make_engine
-from triptych.lm.sampling import Sampling, choose, guide
+from triptych.lm.sampling import Sampling
 from triptych.stages.coarse.model import AlignedModel, FlattenedModel
 from triptych.stages.coarse.sequence import CoarseStage, delay, undelay
 from triptych.stages.span import Span
@@ -216,25 +216,27 @@ class AlignedRule:
     def note(self, rows: Sequence[AlignedRow], hidden: Tensor) -> list[bool]:
         model = self.model
         frame = torch.zeros(len(rows), model.levels, dtype=torch.long, device=hidden.device)
-        of_row = torch.tensor([r for r, row in enumerate(rows) for _ in row.caches], device=hidden.device)
+        of_place = [r for r, row in enumerate(rows) for _ in row.caches]
         for q in range(model.levels):
             if q and self._chosen:
                 below: nn.Module = model.code_embedding[q - 1]
-                hidden = hidden + self._chosen[q - 1](below(frame[of_row, q - 1]))
-            logits, at = self._heads[q](model.head_norm[q](hidden)), 0
-            for r, row in enumerate(rows):
-                own = logits[at : at + len(row.caches)]
-                at += len(own)
-                if not q and not row.frames and bool(own.isnan().any()):
-                    raise ValueError(BROKEN)
-                if not 0 <= len(row.frames) - q * model.delay < row.new:  # known, or no frame at all
-                    frame[r, q] = row.given[0][q, len(row.frames)]
-                    continue
-                scores = guide(own[:1], own[1:], row.sampling.guidance) if len(own) == 2 else own
-                frame[r, q] = choose(scores, self._legal, row.sampling, row.generator)[0]
-                if q in row.expected:
-                    likely = torch.nan_to_num(scores[0].float(), nan=-1e30).softmax(-1)
-                    row.shifts[q].append(likely @ row.expected[q] - row.expected[q][frame[r, q]])
+                hidden = hidden + self._chosen[q - 1](below(frame[of_place, q - 1]))
+            logits = self._heads[q](model.head_norm[q](hidden))
+            if not q and any(not row.frames for row in rows) and bool(logits.isnan().any()):
+                raise ValueError(BROKEN)
+            new = [r for r, row in enumerate(rows) if 0 <= len(row.frames) - q * model.delay < row.new]
+            for r in set(range(len(rows))).difference(new):  # known, or no frame at all
+                frame[r, q] = rows[r].given[0][q, len(rows[r].frames)]
+            if len(new) < len(rows):
+                logits = logits[[place for place, r in enumerate(of_place) if r in new]]
+            if new:
+                ids, scores = draw([rows[r] for r in new], logits, self._legal)
+                frame[new, q] = ids.to(frame.device)
+            if any(q in rows[r].expected for r in new):
+                for r, likely in zip(new, torch.nan_to_num(scores.float(), nan=-1e30).softmax(-1), strict=True):
+                    if q in rows[r].expected:
+                        entries = rows[r].expected[q]
+                        rows[r].shifts[q].append(likely @ entries - entries[frame[r, q]])
         for row, chosen in zip(rows, frame, strict=True):
             row.frames.append(chosen)
         return [len(row.frames) < row.new + model.tail for row in rows]

@@ -109,7 +109,7 @@ def test_the_guard_forbids_long_runs_and_repeated_ngrams_and_nothing_else(run: i
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}):
+    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"temperature": float("inf")}):
         with pytest.raises(ValueError):
             Sampling(**wrong)  # type: ignore[arg-type]
 

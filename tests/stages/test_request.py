@@ -18,7 +18,14 @@ def test_guards_against_loops_are_of_the_semantic_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"prompt_seconds": -1.0}, {"shortest": float("nan")}, {"longest": float("inf")}, {"seed": 2**63}]
+    "wrong",
+    [
+        {"prompt_seconds": -1.0},
+        {"shortest": float("nan")},
+        {"longest": float("inf")},
+        {"seed": 2**63},
+        {"first_seconds": float("inf")},
+    ],
 )
 def test_settings_that_no_stage_could_follow_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

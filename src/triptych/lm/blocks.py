@@ -8,6 +8,8 @@ no layer.
 
 import ctypes
 import mmap
+import threading
+from contextlib import suppress
 from typing import Literal
 
 import torch
@@ -54,9 +56,11 @@ class Arena:
     """Memory for all weights of a model, reserved before they are copied in."""
 
     def __init__(self, bytes: int) -> None:
-        self._memory = mmap.mmap(-1, max(bytes, mmap.PAGESIZE))
+        own = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        self._memory = mmap.mmap(-1, max(bytes, mmap.PAGESIZE), **own)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a kernel that has none
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._all, self._used = torch.frombuffer(self._memory, dtype=torch.uint8), 0
 
     def keep(self, tensor: Tensor) -> int:
@@ -95,18 +99,20 @@ class NativeMatrix:
         self._matrix = self._arena.matrix(weight, precision)
         self.rows, self.columns = weight.shape
         self._scratch = torch.zeros(self._most * (2 * (self.columns + COLUMNS) + 16))
+        self._scratch_in_use = threading.Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         out = torch.empty(len(x), self.rows)
         for first in range(0, len(x), self._most):
             some, result = x[first : first + self._most], out[first : first + self._most]
-            self._library.product(
-                self._matrix,
-                len(some),
-                some.data_ptr(),
-                result.data_ptr(),
-                self._scratch.data_ptr(),
-                torch.get_num_threads(),
-            )
+            with self._scratch_in_use:
+                self._library.product(
+                    self._matrix,
+                    len(some),
+                    some.data_ptr(),
+                    result.data_ptr(),
+                    self._scratch.data_ptr(),
+                    torch.get_num_threads(),
+                )
         return out

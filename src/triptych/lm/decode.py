@@ -34,6 +34,13 @@ class Decoded(Protocol):
     caches: list[Cache]
 
 
+class Sampled(Decoded, Protocol):
+    """What a row has that draws one id at a time."""
+
+    sampling: Sampling
+    generator: torch.Generator
+
+
 R = TypeVar("R", bound=Decoded)
 R_in = TypeVar("R_in", bound=Decoded, contravariant=True)
 Job = Generator[Any, Any, None]
@@ -82,6 +89,26 @@ def run(rule: Rule[R], jobs: Iterable[Job], slots: int = 1) -> Iterator[None]:
                 left += [(job, after)] if after is not None else []
             active = left
         yield
+
+
+def draw(rows: Sequence[Sampled], logits: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
+    """The next ids [R] of rows, and the scores [R, V] that they are drawn from: logits [places, V], guided where a row
+    has two places.
+
+    Args:
+        legal: bool [V] or [R, V].
+    """
+    sampling, places = rows[0].sampling, len(rows[0].caches)
+    if all(row.sampling == sampling and len(row.caches) == places for row in rows):
+        own = logits.view(len(rows), places, -1)
+        scores = guide(own[:, 0], own[:, 1], sampling.guidance) if places == 2 else own[:, 0]
+        return choose(scores, legal, sampling, [row.generator for row in rows]), scores
+    each = logits.split([len(row.caches) for row in rows])
+    drawn = [
+        draw([row], own, legal if legal.dim() == 1 else legal[r])
+        for r, (row, own) in enumerate(zip(rows, each, strict=True))
+    ]
+    return torch.cat([ids for ids, _ in drawn]), torch.cat([scores for _, scores in drawn])
 
 
 def _done(job: Job, row: R, spare: list[Cache]) -> R | None:
@@ -196,15 +223,11 @@ class LanguageRule:
         return read, row.max_new
 
     def note(self, rows: Sequence[Row], hidden: Tensor) -> list[bool]:
-        logits, at, more = self.head(hidden), 0, list[bool]()
-        for row in rows:
-            own = logits[at : at + len(row.caches)]
-            at += len(own)
-            if not row.new and bool(own.isnan().any()):
-                raise ValueError(BROKEN)
-            scores = guide(own[:1], own[1:], row.sampling.guidance) if len(own) == 2 else own
-            more.append(row.take(int(choose(scores, row.allowed(), row.sampling, row.generator))))
-        return more
+        logits = self.head(hidden)
+        if any(not row.new for row in rows) and bool(logits.isnan().any()):
+            raise ValueError(BROKEN)
+        ids, _ = draw(rows, logits, torch.stack([row.allowed() for row in rows]))
+        return [row.take(id) for row, id in zip(rows, ids.tolist(), strict=True)]
 
     def follow(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         device = self.engine.device

@@ -8,12 +8,14 @@
 
 Tokens of one prompt (prefill) and tokens of many requests (a batch) go through the same door: token r belongs to
 `caches[r]`. Invariant: all tiers compute the logits of the plain transformer with weights rounded to `precision`; the
-native tier gives a token the same bits whatever stands beside it. Knows no ids and no sampling.
+native tier gives a token the same bits whatever stands beside it. Threads may share an engine: they take turns. Knows
+no ids and no sampling.
 """
 
 import copy
 import ctypes
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -80,14 +82,20 @@ class StaticEngine(Engine):
         self.tier = "compiled" if compiler else "static"
         self._compiler = compiler or (lambda step: step)
         self._shelves: dict[int, Shelf] = {}
+        self._shelves_in_use = threading.Lock()
 
     def cache(self, capacity: int) -> Cache:
         length = bucket(capacity)
-        if length not in self._shelves:
-            self._shelves[length] = Shelf(self.transformer, length, self._compiler)
-        return Place(self._shelves[length])
+        with self._shelves_in_use:
+            if length not in self._shelves:
+                self._shelves[length] = Shelf(self.transformer, length, self._compiler)
+            return Place(self._shelves[length])
 
     def read(self, x: Tensor, positions: Tensor, caches: Sequence[Cache]) -> Tensor:
+        with self._shelves_in_use:
+            return self._read(x, positions, caches)
+
+    def _read(self, x: Tensor, positions: Tensor, caches: Sequence[Cache]) -> Tensor:
         if len({id(cache) for cache in caches}) < len(caches):
             return super().read(x, positions, caches)
         of_buffer = dict[Any, list[int]]()
@@ -164,6 +172,7 @@ class NativeEngine(Engine):
         self._scratch = torch.zeros(library.scratch_floats(self._model))
         whole, pointers = ctypes.c_int32 * self._most, ctypes.c_void_p * self._most
         self._place, self._capacity, self._keys, self._values = whole(), whole(), pointers(), pointers()
+        self._tables_in_use = threading.Lock()
 
     def product(self, weight: Tensor) -> Product:
         return NativeMatrix(self._library, weight, self.precision)
@@ -171,26 +180,27 @@ class NativeEngine(Engine):
     def read(self, x: Tensor, positions: Tensor, caches: Sequence[Cache]) -> Tensor:
         x, positions = x.float().contiguous(), positions.float().contiguous()
         out = torch.empty_like(x)
-        for first in range(0, len(x), self._most):
-            some = caches[first : first + self._most]
-            for r, cache in enumerate(some):
-                cache.reserve(1)
-                self._place[r], self._capacity[r] = cache.filled, cache.capacity
-                self._keys[r], self._values[r] = cache.addresses
-                cache.advance(1)
-            self._library.step(
-                self._model,
-                len(some),
-                x.data_ptr() + first * x.stride(0) * 4,
-                out.data_ptr() + first * x.stride(0) * 4,
-                positions.data_ptr() + first * 4,
-                self._place,
-                self._keys,
-                self._values,
-                self._capacity,
-                self._scratch.data_ptr(),
-                torch.get_num_threads(),
-            )
+        with self._tables_in_use:
+            for first in range(0, len(x), self._most):
+                some = caches[first : first + self._most]
+                for r, cache in enumerate(some):
+                    cache.reserve(1)
+                    self._place[r], self._capacity[r] = cache.filled, cache.capacity
+                    self._keys[r], self._values[r] = cache.addresses
+                    cache.advance(1)
+                self._library.step(
+                    self._model,
+                    len(some),
+                    x.data_ptr() + first * x.stride(0) * 4,
+                    out.data_ptr() + first * x.stride(0) * 4,
+                    positions.data_ptr() + first * 4,
+                    self._place,
+                    self._keys,
+                    self._values,
+                    self._capacity,
+                    self._scratch.data_ptr(),
+                    torch.get_num_threads(),
+                )
         return out
 
     def _pack(self, transformer: Transformer) -> native.Model:
@@ -231,7 +241,7 @@ def make_engine(transformer: Transformer, precision: Precision = "fp32", steps: 
         if precision != "fp32":
             raise ValueError(f"precision={precision}: on a CPU, for stages with rotary positions; leave it out here")
         return Engine(transformer)
-    if transformer.config.hidden_size % 2 == 0:
+    if transformer.config.hidden_size % 2 == 0 and _is_plain(transformer):
         library = native.library()
         if library is not None:
             return NativeEngine(transformer, precision, library)
@@ -240,6 +250,12 @@ def make_engine(transformer: Transformer, precision: Precision = "fp32", steps: 
     if precision != "fp32":
         raise ValueError(f"precision={precision} needs a C++ compiler, or a torch with oneDNN: use fp32 here")
     return Engine(transformer)
+
+
+def _is_plain(transformer: Transformer) -> bool:
+    """Whether a layer's products are those of its weights alone, without adapters."""
+    names = ("qkv", "out", "gate_up", "down")
+    return all(type(getattr(layer, name)) is nn.Linear for layer in transformer.layers for name in names)
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:

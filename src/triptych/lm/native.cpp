@@ -235,16 +235,19 @@ void multiply(const Matrix& m, const Tokens& x, int tokens, Put put) {
   }
 }
 
-// To int16, such that no sum of a product overflows.
+// To int16, such that no sum of a product overflows; the scale is no number where one of the row is none.
 float round_row(const float* row, int columns, int16_t* rounded) {
-  float most = 0;
-#pragma omp simd reduction(max : most)
-  for (int i = 0; i < columns; ++i) most = std::max(most, std::fabs(row[i]));
-  const float range = std::min(32767.0f, 2147483647.0f / (127.0f * padded(columns) / kLanes));
+  float most = 0, broken = 0;
+#pragma omp simd reduction(max : most) reduction(+ : broken)
+  for (int i = 0; i < columns; ++i) {
+    most = std::max(most, std::fabs(row[i]));
+    broken += row[i] * 0.0f;
+  }
+  const float range = std::floor(std::min(32767.0f, 2147483647.0f / (127.0f * padded(columns) / kLanes)));
   const float up = most > 0 ? range / most : 0;
 #pragma omp simd
   for (int i = 0; i < columns; ++i) rounded[i] = (int16_t)std::rint(row[i] * up);
-  return most / range;
+  return most / range + broken;
 }
 
 void norm_row(const float* x, const float* weight, int size, float eps, float* out) {

@@ -63,8 +63,10 @@ class Model(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """The library, built where it is not there yet: some three seconds of one core, once a machine. None where it
     cannot be had."""
-    path = None if os.environ.get("TRIPTYCH_NATIVE", "1") == "0" else _path()
-    return _open(path) if path is not None and _there(path) else None
+    if os.environ.get("TRIPTYCH_NATIVE", "1") == "0" or os.name != "posix":
+        return None
+    with _BUILDING:
+        return next(filter(None, map(_made_by, _compilers())), None)
 
 
 def begin() -> None:
@@ -72,23 +74,25 @@ def begin() -> None:
     threading.Thread(target=library, name=BUILDER).start()
 
 
-def _there(path: Path) -> bool:
-    with _BUILDING:
-        return path.exists() or _build(path)
+def _made_by(compiler: str) -> ctypes.CDLL | None:
+    try:
+        path = _path(compiler)
+        return _open(path) if path.exists() or _build(path, compiler) else None
+    except (OSError, RuntimeError):  # no home, or one that is another user's; a compiler that does not run
+        return None
 
 
 @cache
-def _path() -> Path | None:
-    compiler = _compiler()
-    if compiler is None or os.name != "posix":
-        return None
+def _path(compiler: str) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), _processor()]))
     return _folder() / f"native-{digest.hexdigest()[:16]}.so"
 
 
-def _compiler() -> str | None:
-    return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))), None)
+def _compilers() -> list[str]:
+    """One after the other: clang's OpenMP is another than that of most builds of torch, and is not found there."""
+    named = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
+    return list(dict.fromkeys(filter(None, map(shutil.which, named))))
 
 
 def _processor() -> bytes:
@@ -106,9 +110,7 @@ def _folder() -> Path:
 
 
 @cache
-def _build(path: Path) -> bool:
-    compiler = _compiler()
-    assert compiler is not None
+def _build(path: Path, compiler: str) -> bool:
     wide = ["-mprefer-vector-width=512"] if b"avx512f" in _processor() else []
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ the same ids. Knows neither the model nor what is done with the ids.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -22,13 +23,13 @@ COLDEST = 1e-6
 class Sampling:
     """How the next id is chosen."""
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=1e30)] = 1.0
     """divides the logits; 0: always the likeliest id"""
     top_k: Annotated[int, Field(ge=0)] = 0
     """only the k likeliest ids; 0: all"""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """only the likeliest ids that together reach this probability (Holtzman et al. 2020); 1: all"""
-    guidance: Annotated[float, Field(ge=0)] = 1.0
+    guidance: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """weight of the condition (classifier-free guidance); 1: as trained, above 1: the condition counts for more"""
     longest_run: Annotated[int, Field(ge=0)] = 0
     """an id is forbidden after so many in a row; 0: off. Runs are normal: stay above those of training"""
@@ -40,12 +41,14 @@ class Sampling:
         return self.temperature < COLDEST
 
 
-def choose(logits: Tensor, legal: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+def choose(
+    logits: Tensor, legal: Tensor, sampling: Sampling, generator: torch.Generator | Sequence[torch.Generator]
+) -> Tensor:
     """Next ids [B] from logits [B, V].
 
     Args:
         legal: bool [V] or [B, V], with at least one True a row.
-        generator: on any device: the draw is made on its own; greedy choice leaves it alone.
+        generator: of all rows, or one each, on any device: the draw is made on its own; greedy choice leaves it alone.
     """
     # Legal ids stay finite, so that rows whose legal logits are all -inf still have somewhere to go.
     scores = torch.nan_to_num(logits.float(), nan=-1e30, posinf=1e30, neginf=-1e30).masked_fill(
@@ -53,7 +56,8 @@ def choose(logits: Tensor, legal: Tensor, sampling: Sampling, generator: torch.G
     )
     if sampling.greedy:
         return scores.argmax(-1)
-    scores = scores.to(generator.device)
+    whose = [generator] if isinstance(generator, torch.Generator) else generator
+    scores = scores.to(whose[0].device)
     ids: Tensor | None = None
     if sampling.top_k and sampling.top_k < scores.shape[-1]:
         scores, ids = scores.topk(sampling.top_k, dim=-1)
@@ -64,8 +68,10 @@ def choose(logits: Tensor, legal: Tensor, sampling: Sampling, generator: torch.G
         assert ids is not None
         probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= sampling.top_p, 0.0)
     # argmax of p / Exp(1) is a draw from p: one pass, no cumulative sum, no wait.
-    noise = torch.empty_like(probabilities).exponential_(generator=generator).clamp_(min=1e-30)
-    picks = probabilities.div_(noise).argmax(-1)
+    noise = torch.empty_like(probabilities)
+    for part, own in zip(noise.chunk(len(whose)), whose, strict=True):
+        part.exponential_(generator=own)
+    picks = probabilities.div_(noise.clamp_(min=1e-30)).argmax(-1)
     return picks if ids is None else ids.gather(-1, picks[:, None]).squeeze(-1)
 
 
