@@ -73,6 +73,7 @@ def test_normalising_twice_changes_nothing() -> None:
     for text in ("Mr. Brown paid $4.50 — twice!", "I'm the 1st.", "a4 and A 4"):
         assert normalise(normalise(text)) == normalise(text)
     assert normalise("A four") == normalise("a4")
+    assert normalise("The grey harbours") == normalise("the gray harbors")
 
 
 def test_nothing_wanted_counts_what_is_heard() -> None:

@@ -11,6 +11,7 @@ Knows no cascade: any recordings can be judged.
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,18 @@ def _row(line: str) -> Row | None:
 
 
 def normaliser() -> Callable[[str], str]:
-    """Lower case, no punctuation, numbers as digits, contractions written out."""
+    """Lower case, no punctuation, numbers as digits, contractions written out, American spelling.
+
+    Raises:
+        ValueError: the list of spellings is not installed.
+    """
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    normalise = EnglishTextNormalizer({})
+    try:  # OpenAI's list, which transformers leaves to each checkpoint
+        spellings = files("whisper_normalizer") / "normalizers" / "english.json"
+    except ModuleNotFoundError:
+        raise ValueError("words are counted with whisper-normalizer: pip install 'triptych[eval]'") from None
+    normalise = EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
     return lambda text: " ".join(str(normalise(text)).split())
 
 
