@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from triptych.tokenizers.text.fit import PhonemeFitConfig, PieceFitConfig, fit_phonemes, fit_pieces
 from triptych.tokenizers.text.frontend import TextTokenizer, load_text
+from triptych.tokenizers.text.model_text import ModelText
 from triptych.tokenizers.text.phonemes import ENDS, WORD_BOUNDARY, PhonemeText
 
 SENTENCES = [
@@ -62,6 +63,12 @@ def said(front: PhonemeText, text: str) -> str:
         ("STOP RIGHT THERE", "stop right there."),
         ("see example.com", "see example dot com."),
         ("ten–eleven, 3–4", "ten, eleven, three to four."),
+        ("room No.5", "room number five."),
+        ("It costs £5,000, he said", "It costs five thousand pounds, he said."),
+        ("£5.00 or £5.50", "five pounds or five pounds fifty."),
+        ("a 5G network", "a five G network."),
+        ("We met on Dec. 25", "We met on December twenty five."),
+        ("pages 1,2,3 of 1,000", "pages one, two, three of one thousand."),
     ],
 )
 def test_written_forms_are_spoken(phonemes: PhonemeText, written: str, spoken: str) -> None:
@@ -86,6 +93,14 @@ def test_what_cannot_be_spoken_is_named(phonemes: PhonemeText, text: str) -> Non
         phonemes.encode(text)
     str(caught.value).encode()  # it can be printed
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1" * 29, f"call {'7' * 40} now", f"${'9' * 400}", f"{'1' * 30}.5"])
+def test_a_number_without_a_name_is_named(phonemes: PhonemeText, text: str) -> None:
+    number = max(text.split(), key=len).strip("$")[:40]
+    with pytest.raises(ValueError, match=f"cannot speak {number}.*too long"):
+        phonemes.encode(text)
+    assert said(phonemes, "1" * 28)
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "...", "?!", "-", "''", "()"])
@@ -157,7 +172,7 @@ def test_saved_is_loaded(tmp_path: Path, phonemes: PhonemeText, pieces: TextToke
 def test_another_gruut_is_told(tmp_path: Path, phonemes: PhonemeText) -> None:
     phonemes.save(tmp_path)
     file = tmp_path / "tokenizer.json"
-    file.write_text(file.read_text().replace('"rules": 1', '"rules": 0'))
+    file.write_text(file.read_text().replace('"rules": ', '"rules": 1000'))
     with pytest.warns(UserWarning, match="some words may sound different"):
         assert load_text(tmp_path).spec.fingerprint != phonemes.spec.fingerprint
 
@@ -183,6 +198,32 @@ def test_folders_that_hold_no_front_end(tmp_path: Path) -> None:
 def test_pieces_lose_no_character(pieces: TextTokenizer, characters: list[str]) -> None:
     text = " ".join(f"x{''.join(characters)}".split())
     assert pieces.decode(pieces.encode(text)) == text
+
+
+def test_no_special_id_comes_out_of_a_text() -> None:
+    from tokenizers import Tokenizer, models
+
+    letters = {letter: i for i, letter in enumerate("<|endoftx>ab ")}
+    table = Tokenizer(models.BPE({**letters, "<|endoftext|>": len(letters)}, []))
+    table.add_special_tokens(["<|endoftext|>"])
+    front = ModelText(table.to_str())
+    assert front.table == table.to_str()
+    assert front.decode(front.encode("a<|endoftext|>b")).replace(" ", "") == "a<|endoftext|>b"
+    assert len(letters) not in front.encode("a<|endoftext|>b")
+
+
+@pytest.mark.parametrize("unknown", [0, None])
+def test_what_a_unigram_does_not_know_is_named(unknown: int | None) -> None:
+    from tokenizers import Tokenizer, models
+
+    table = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("<s>", 0.0)], unknown))
+    table.add_special_tokens(["<s>"])
+    front = ModelText(table.to_str())
+    assert front.encode("aa").tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"cannot speak 'z' \(U\+007A\)"):
+        front.encode("aaz")
+    with pytest.raises(ValueError, match="cannot speak '<"):
+        front.encode("a<s>")
 
 
 def test_fits(tmp_path: Path) -> None:

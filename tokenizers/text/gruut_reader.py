@@ -104,9 +104,21 @@ class Reader:
         self._vowels = set(listed_vowels(language))
 
     def __call__(self, text: str) -> list[Word]:
-        with self._lock:
-            graph, root = self._processor(text, lang=self._language)
-            read = [word for sentence in self._processor.sentences(graph, root) for word in sentence.words]
+        """The words of `text`, and its breaks.
+
+        Raises:
+            ValueError: a number that gruut has no name for, from 29 digits on; names it.
+        """
+        try:
+            with self._lock:
+                graph, root = self._processor(text, lang=self._language)
+                read = [word for sentence in self._processor.sentences(graph, root) for word in sentence.words]
+        except ArithmeticError:  # of Decimal, whose precision is 28 digits
+            longest = max(re.findall(r"\d[\d.,]*\d", text), key=len, default=text)
+            shown = longest if len(longest) <= 40 else f"{longest[:40]}…"
+            raise ValueError(
+                f"cannot speak {shown}: the number is too long; put spaces between its digits"
+            ) from None
         return [word for word in map(self._word, read) if word is not None]
 
     def _word(self, word: Any) -> Word | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from triptych.tokenizers.text.frontend import cannot_speak
 
-RULES = 1
+RULES = 2
 """raise it with every change here that changes an output"""
 
 ENGLISH_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
@@ -117,7 +117,11 @@ _DECADES = {
     "0": "hundreds", "1": "tens", "2": "twenties", "3": "thirties", "4": "forties", "5": "fifties", "6": "sixties",
     "7": "seventies", "8": "eighties", "9": "nineties",
 }  # fmt: skip
-_NUMBER = r"\d[\d,]*(?:\.\d+)?"
+_MONTHS = {
+    "Jan": "January", "Feb": "February", "Mar": "March", "Apr": "April", "Jun": "June", "Jul": "July", "Aug": "August",
+    "Sep": "September", "Sept": "September", "Oct": "October", "Nov": "November", "Dec": "December",
+}  # fmt: skip
+_NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 
 
 def _money(m: re.Match[str]) -> str:
@@ -126,7 +130,7 @@ def _money(m: re.Match[str]) -> str:
         return m[0]  # gruut says dollars and cents
     if not scale and "." in m[2]:
         whole, _, rest = m[2].partition(".")
-        return f"{whole} {_MONEY[m[1]]}{_plural(m[1], whole)} {rest.lstrip('0') or '0'}"
+        return f"{whole} {_MONEY[m[1]]}{_plural(m[1], whole)} {rest.lstrip('0')}".rstrip()
     return f"{m[2]} {scale} {_MONEY[m[1]]}{_plural(m[1], m[2] if not scale else '')}"
 
 
@@ -152,9 +156,11 @@ _Change = str | Callable[[re.Match[str]], str]
 
 _ENGLISH_RULES: list[tuple[str, _Change, int]] = [
     (r"\bhttps?://", "", re.I),
+    (r"\bNos?\.(?= ?\d)", "number ", re.I),
     (r"(?<!\d)\.(?=\d)", "0.", 0),
+    (r"(?<=\d),(?=\d)(?!\d{3}(?!\d))", ", ", 0),  # no thousands
     (r"\bSt\.(?= [A-Z])", "Saint", 0),
-    (r"\bNos?\.(?= ?\d)", "number", re.I),
+    (rf"\b({'|'.join(_MONTHS)})\.(?= ?\d)", lambda m: f"{_MONTHS[m[1]]} ", 0),
     (rf"\b({'|'.join(_ABBREVIATIONS)})\.(?=$|[ ,;:?!])", lambda m: _ABBREVIATIONS[m[1].lower()] + _end(m), re.I),
     (rf"([$£€¥]) ?({_NUMBER})(?: ?(hundred|thousand|million|billion|trillion|k|m|bn)\b)?", _money, re.I),
     (r"[$£€¥](?!\d)", lambda m: f" {_MONEY[m[0]]} ", 0),
@@ -193,6 +199,8 @@ def _end(m: re.Match[str]) -> str:
 
 
 def _unit(m: re.Match[str]) -> str:
+    if m[2] in ("G", "M"):  # 5G, 10M
+        return m[2]
     words = _UNITS[m[2].lower()]
     first, _, rest = words.partition(" ")
     single = {"feet": "foot", "hertz": "hertz"}.get(first, first.removesuffix("s"))
