@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from triptych.corpus.shard_set import ShardSet
 from triptych.lm.llama import load_llama, shape_of
 from triptych.stages.semantic.model import SemanticModel
-from triptych.tokenizers.hub import on_this_machine
+from triptych.tokenizers.hub import expanded, on_this_machine
 from triptych.tokenizers.spec import check_same
 from triptych.tokenizers.text.model_text import ModelText
 
@@ -28,6 +28,7 @@ KINDS = ("llama", "qwen3")
 
 def is_text_model(source: str) -> bool:
     """Whether a folder or hub id holds a language model of transformers."""
+    source = str(expanded(source))
     path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
         return False

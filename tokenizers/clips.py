@@ -5,10 +5,13 @@
 The fits of the tokenizers ask for nothing else, and know no manifest and no file.
 """
 
+import math
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
 from triptych.tokenizers.waveform import Waveform
+from triptych.training.distributed import rank
 
 
 class Clips(Protocol):
@@ -58,3 +61,31 @@ class Counted:
 
     def name(self, i: int) -> str:
         return self.clips.name(i)
+
+
+class Refused:
+    """Clips that cannot be used: each is named once, on stderr, and too many of them end a fit."""
+
+    def __init__(self, clips: int, most: float) -> None:
+        """`most`: share of the `clips` that may be refused."""
+        self.clips, self.most = clips, most
+        self.reasons: dict[str, ValueError] = {}
+        """by the name of the clip"""
+
+    def add(self, name: str, reason: ValueError) -> None:
+        """
+        Raises:
+            ValueError: it is one too many.
+        """
+        if name in self.reasons:
+            return
+        self.reasons[name] = reason
+        count = len(self.reasons)
+        if count > self.most * self.clips:
+            raise ValueError(
+                f"{count} of {self.clips} clips cannot be used, more than max_rejected={self.most:g} of them; the last "
+                f"is {name}: {reason}: mend them ('triptych prepare --strict' finds them all), or say "
+                f"max_rejected={math.ceil(100 * count / self.clips) / 100:g}"
+            )
+        if rank() == 0:
+            print(f"{name} is left out: {reason}", file=sys.stderr, flush=True)

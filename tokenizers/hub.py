@@ -2,10 +2,12 @@
 
     models/mine, ./mine, mine     a folder, or a mistake that is named at once
     owner/name                    a folder if there is one; else a model of the hub, fetched or from its cache
+    ~/models/mine                 a folder, once `expanded` at the door: no reader under it knows what ~ is
 
 Knows nothing of what lies in either.
 """
 
+import os
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,13 +17,19 @@ PATIENCE = 3.0
 """seconds to wait for the hub's first word"""
 
 
+def expanded(name: str | Path) -> str | Path:
+    """`name` with a ~ at its beginning as the home folder; a name of the hub stays one."""
+    plain = os.path.expanduser(name)
+    return Path(plain) if isinstance(name, Path) else plain
+
+
 def on_this_machine(name: str | Path) -> bool:
     """True where `name` must be read without a network: a folder, or a hub model while the hub is out of reach.
 
     Raises:
         ValueError: neither a folder nor of the form owner/name.
     """
-    if Path(name).expanduser().is_dir():
+    if Path(name).is_dir():
         return True
     text = str(name)
     parts = text.split("/")

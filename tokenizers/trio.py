@@ -105,13 +105,11 @@ class Tokenizers:
 
         acoustic = AcousticTokenizer.load(folder / "acoustic")
         acoustic.model.to(device)
-        path = folder / WAVEFORM_FILE
-        said = read_json(path) if path.exists() else {"sample_rate": acoustic.spec.sample_rate}
         return cls(
             text=load_text(folder / "text") if (folder / "text").is_dir() else None,
             semantic=SemanticTokenizer.load(folder / "semantic", device=device, batch_seconds=batch_seconds),
             acoustic=acoustic,
-            waveform=build(WaveformSpec, said, where=str(path)),
+            waveform=read_waveform_spec(folder, acoustic.spec.sample_rate),
         )
 
     def save(self, folder: Path) -> None:
@@ -143,7 +141,7 @@ class Tokenizers:
         """Prepares a mono waveform [N] of any rate.
 
         Raises:
-            ValueError: too short, or silent throughout.
+            ValueError: too short, too long for the codec, or silent throughout.
         """
         return self._on_beats(prepare(waveform, sample_rate, self.waveform, name), name)
 
@@ -159,7 +157,9 @@ class Tokenizers:
         samples, rate, beat = len(waveform), self.waveform.sample_rate, self.grid.beat
         if samples < beat * rate:
             raise ValueError(f"{name}: {samples / rate:.3f} s is too short; give at least a beat ({float(beat)} s)")
-        missing = self.grid.padded_samples(samples, rate) - samples
+        whole = self.grid.padded_samples(samples, rate)
+        self.acoustic.check_length(whole / rate, name)
+        missing = whole - samples
         return Prepared(np.pad(waveform, (0, missing)) if missing else waveform, samples, name)
 
     def tokens(self, prepared: Prepared) -> Tokens:
@@ -184,6 +184,17 @@ class Tokenizers:
             on_beats = grid.on_beats(semantic, count)
             found.append(Tokens(on_beats.astype(np.uint16), ids.astype(np.uint16), prepared.samples))
         return found
+
+
+def read_waveform_spec(folder: Path, sample_rate: int) -> WaveformSpec:
+    """waveform.json of a folder of tokenizers; where there is none, the defaults at `sample_rate`.
+
+    Raises:
+        ValueError: it cannot be read, or has an unknown key; names it.
+    """
+    path = folder / WAVEFORM_FILE
+    said = read_json(path) if path.exists() else {"sample_rate": sample_rate}
+    return build(WaveformSpec, said, where=str(path))
 
 
 def write_waveform_spec(folder: Path, spec: WaveformSpec) -> None:

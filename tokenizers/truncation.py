@@ -1,7 +1,7 @@
 """Tells a whole audio file from one whose end is missing, where decoders pass that over in silence.
 
     WAV, AIFF    the size in the first eight bytes is more than there is
-    Ogg, Opus    the file ends inside a page
+    Ogg, Opus    the file ends inside a page; an ID3v1 tag may follow the last one
 
 A copy that was broken off would else train as speech whose last words are never said. Reads a few kilobytes.
 """
@@ -12,6 +12,8 @@ UNKNOWN_SIZE = 0x7FFF0000
 """writers that cannot go back (pipes) leave this size or more"""
 LONGEST_PAGE = 65307
 """bytes, of an Ogg page (RFC 3533)"""
+TAG_BYTES = 128
+"""of an ID3v1 tag, which begins with TAG"""
 
 
 def check_whole(path: Path) -> None:
@@ -37,10 +39,13 @@ def is_cut_short(path: Path) -> bool:
         head = stream.read(8)
         if head[:4] in (b"RIFF", b"FORM"):
             said = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big")
+            if said == size:  # some writers count these eight bytes too
+                return False
             return said < UNKNOWN_SIZE and said + 8 > size + 1  # some leave out the last padding byte
         if head[:4] == b"OggS":
             stream.seek(max(0, size - 2 * LONGEST_PAGE))
-            return not _ends_with_page(stream.read())
+            tail = stream.read()
+            return not _ends_with_page(tail[:-TAG_BYTES] if tail[-TAG_BYTES:].startswith(b"TAG") else tail)
     return False
 
 

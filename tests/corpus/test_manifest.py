@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triptych.corpus.manifest import Recording, read_manifest, write_manifest
+from triptych.corpus.manifest import Recording, read_header, read_manifest, write_manifest
 
 
 def recordings(write_tone: Any) -> list[Recording]:
@@ -113,6 +113,16 @@ def test_other_files_are_refused_by_line(tmp_path: Path, line: str, what: str) -
     path.write_text(line + "\n")
     with pytest.raises(ValueError, match=what):
         list(read_manifest(path))
+
+
+def test_a_flac_that_does_not_say_its_length_is_refused(write_tone: Any) -> None:
+    path = write_tone("piped.flac")
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the last 36 bits of these eight bytes of STREAMINFO count the samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"piped\.flac: does not say how long it is, .*: encode it once more"):
+        read_header(path)
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:

@@ -289,6 +289,15 @@ def test_what_the_source_holds_out_stays_held_out() -> None:
     assert sum(dealt[f"a{i}"] == "train" for i in range(400)) > 300  # else nothing could be trained on
 
 
+def test_what_the_source_trains_on_is_trained_on_whoever_says_it() -> None:
+    named = [replace(entry, has_split=True) for entry in found(200, 200)]
+    others = [replace(entry, recording=replace(entry.recording, id=f"o{entry.where}")) for entry in found(400, 400)]
+    for entries in (named + others, others + named):
+        dealt = {r.id: r.split for r in deal_splits(entries)}
+        assert {dealt[f"o{i}"] for i in range(200)} == {"train"}
+        assert {"train", "dev", "test"} == {dealt[f"o{i}"] for i in range(200, 400)}
+
+
 def test_a_name_that_is_no_unicode_and_a_kind_that_is_not_read_are_rejected_alone(
     tmp_path: Path, write_tone: Any
 ) -> None:

@@ -132,6 +132,32 @@ def test_too_many_rejected_stop_the_run_until_more_are_allowed(
     assert write_shards(manifest, tokenizers, tmp_path / "t", SMALL).rejected == 1
 
 
+def test_what_was_mended_is_read_by_the_same_command(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], one_pair: Tokenizers
+) -> None:
+    whole = recordings[4].path.read_bytes()
+    recordings[4].path.write_text("no audio")
+    strict = dataclasses.replace(SMALL, max_rejected=0.1)
+    with pytest.raises(ValueError, match="mend them and give the same command, or say max_rejected"):
+        write_shards(manifest, one_pair, tmp_path / "t", strict)
+    recordings[4].path.write_bytes(whole)
+    assert write_shards(manifest, one_pair, tmp_path / "t", strict).rows == 8
+
+
+def test_shards_that_hold_too_many_rejects_are_named(
+    tmp_path: Path, manifest: Path, recordings: list[Recording], one_pair: Tokenizers
+) -> None:
+    whole = recordings[4].path.read_bytes()
+    recordings[4].path.write_text("no audio")
+    write_shards(manifest, one_pair, tmp_path / "t", SMALL)
+    strict = dataclasses.replace(SMALL, max_rejected=0.1)
+    with pytest.raises(ValueError, match=r"mend them, remove shard-00001\.json from .* and give the same command"):
+        write_shards(manifest, one_pair, tmp_path / "t", strict)
+    recordings[4].path.write_bytes(whole)
+    (tmp_path / "t" / "shard-00001.json").unlink()
+    assert write_shards(manifest, one_pair, tmp_path / "t", strict).rows == verify(tmp_path / "t") == 8
+
+
 def test_other_tokenizers_are_refused_with_both_fingerprints(
     tmp_path: Path, manifest: Path, recordings: list[Recording], tokenizers: Tokenizers
 ) -> None:
@@ -157,6 +183,7 @@ class Counted:
 
     def __init__(self, codec: Any) -> None:
         self.codec, self.spec, self.clips = codec, codec.spec, 0
+        self.check_length = codec.check_length
 
     def encode_batch(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
         self.clips += len(waveforms)

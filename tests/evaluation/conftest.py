@@ -4,6 +4,7 @@ cascade whose faults are known, with judges to hear them."""
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ class FaultyCascade:
 
     sample_rate = RATE
     settings = Settings()
-    grid = types.SimpleNamespace(semantic_rate=FRAMES)
+    grid = types.SimpleNamespace(semantic_rate=FRAMES, beat=Fraction(1, FRAMES))
     stages: Any = {  # noqa: RUF012
         "semantic": (types.SimpleNamespace(expected_frames=lambda letters: FRAMES * 2), None),
         "fine": (types.SimpleNamespace(config=types.SimpleNamespace(coarse_levels=1)), None),

@@ -195,6 +195,18 @@ def test_clips_are_taken_evenly(manifest: Path, ear: Ear) -> None:
     assert inspection.evenly(range(3), 7) == [0, 1, 2]
 
 
+def test_clips_that_cannot_be_heard_are_left_out_with_their_reasons(manifest: Path, ear: Ear) -> None:
+    soundfile.write(manifest.parent / "1.wav", np.zeros(800), RATE)
+    (manifest.parent / "3.wav").write_text("no audio")
+    report = inspect(manifest)
+    assert report.clips == ("0", "2") and report.frames["learned"] == 0
+    assert report.left_out["1"] == "silence throughout" and report.left_out["3"].startswith("not an audio file")
+    for name in ("0", "2"):
+        (manifest.parent / f"{name}.wav").unlink()
+    with pytest.raises(ValueError, match="none of 3 clips can be heard; the first is 0: no such file"):
+        inspect(manifest)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

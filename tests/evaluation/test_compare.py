@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triptych.evaluation.compare import compare, judge_of
+from triptych.evaluation.compare import compare, judges_of
 from triptych.evaluation.evaluate import Report
 from triptych.evaluation.report import Column, Section, Sheet
 
@@ -76,17 +76,31 @@ def test_figures_of_another_judge_are_left_out() -> None:
 
 
 def test_words_of_other_language_models_are_left_out() -> None:
-    def heard(model: str) -> Report:
+    def heard(model: str, ear: str = "ear 1") -> Report:
         sheet = Sheet("words", "Words", {"heard-sense": Column("language model"), "heard-pace": Column("words heard")})
         for place, value in enumerate(NOISE):
             for key in sheet.columns:
                 sheet.put("known voices", key, str(place), value)
         settings = {"seed": 0, "clips": 3, "samples": 1, "language_model": model}
-        return Report(subject(settings=settings), (Section("continuing", "", "", (sheet.table(50, 0),)),))
+        said = subject(settings=settings, judges={"names": {"recogniser": ear}, "absent": {}})
+        return Report(said, (Section("continuing", "", "", (sheet.table(50, 0),)),))
 
     for other, titles in (("small", {"words heard", "language model"}), ("large", {"words heard"})):
         found = compare(heard("small"), heard(other), 50, 0)
         assert {d.column.title for d in found.differences} == titles
+    assert not compare(heard("small"), heard("small", "ear 2"), 50, 0).differences  # which reads other words
+
+
+def test_cost_is_compared_on_one_machine_alone() -> None:
+    def spent(machine: str) -> Report:
+        sheet = Sheet("cost", "Cost", {"rtf": Column("time")})
+        for place, value in enumerate(NOISE):
+            sheet.put("codec", "rtf", str(place), value)
+        return Report(subject(machine=machine), (Section("cost", "Cost", "", (sheet.table(50, 0),)),))
+
+    alike, apart = (compare(spent("old, 2 threads"), spent(f"{other}, 2 threads"), 50, 0) for other in ("old", "new"))
+    assert len(alike.differences) == 1 and not alike.remarks[1:]
+    assert not apart.differences and any("old, 2 threads; new, 2 threads" in remark for remark in apart.remarks)
 
 
 def test_what_one_report_lacks_is_not_compared() -> None:
@@ -103,6 +117,6 @@ def test_chance_is_seldom_called_a_difference() -> None:
 
 
 def test_failures_are_the_recognisers_and_loops_of_tokens_are_not() -> None:
-    assert {judge_of("speaking", kind) for kind in ("loop", "early", "overrun", "any")} == {"recogniser"}
-    assert judge_of("continuing", "loop") is None and judge_of("speaking", "silence") is None
-    assert judge_of("speaking", "voice-takes") == "speaker"
+    assert {judges_of("speaking", kind) for kind in ("loop", "early", "overrun", "any")} == {("recogniser",)}
+    assert judges_of("continuing", "loop") == judges_of("speaking", "silence") == ()
+    assert judges_of("speaking", "voice-takes") == ("speaker",)

@@ -1,6 +1,7 @@
 """An evaluation as a whole: broken off and taken up, refused where it is another one, started by command."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -72,13 +73,23 @@ def test_another_evaluation_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_said_of_an_evaluation_is_itself_after_a_round_trip(subject: Evaluation, tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text('{"files": {"a": "1"}, "settings": {}}')
-    settings = replace(subject.settings, codec_levels=(1, 2), sections=("codec",))
+    for name in ("0_a.wav", "1_b.wav"):
+        (tmp_path / "tests").mkdir(exist_ok=True)
+        (tmp_path / "tests" / name).write_text(name)
+    settings = replace(subject.settings, codec_levels=(1, 2), sections=("codec",), pairs=(str(tmp_path / "tests"),))
     claimed = [described(replace(subject, settings=settings), tmp_path, "a") for _ in range(2)]
     for said in claimed:
         claim(tmp_path / "out", said)
     assert str(tmp_path) not in json.dumps(claimed[0]) and claimed[0]["settings"]["sentences_file"].startswith(
         "texts ("
     )
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "tests", tmp_path / "elsewhere" / "tests")
+    moved = replace(settings, pairs=(str(tmp_path / "elsewhere" / "tests"),))
+    claim(tmp_path / "out", described(replace(subject, settings=moved), tmp_path, "a"))
+    (tmp_path / "elsewhere" / "tests" / "1_b.wav").write_text("another sound")
+    with pytest.raises(ValueError, match="another pairs"):
+        claim(tmp_path / "out", described(replace(subject, settings=moved), tmp_path, "a"))
 
 
 def test_sections_are_chosen_by_name() -> None:
@@ -182,6 +193,24 @@ def test_what_cannot_be_spoken_is_known_before_anything_is_measured(subject: Eva
     asked = replace(subject, settings=replace(subject.settings, sentences_file=""))
     vars(asked)["clips"] = clips
     assert sentences(asked) == ["Red.", "Blue."][: len(clips)]
+
+
+@pytest.mark.parametrize(
+    ("section", "asked", "why"),
+    [
+        ("codec", {"codec_levels": (1, 3)}, r"codec_levels=\[1, 3\]: this codec has 1 to 2 levels"),
+        ("continuing", {"continued_seconds": 61.0}, r"continued_seconds=61: give 0\.04 to 60"),
+        ("continuing", {"continued_seconds": 0.01}, r"continued_seconds=0\.01: give 0\.04 to 60"),
+        ("continuing", {"language_model": "/nowhere"}, "language_model /nowhere: cannot be loaded"),
+    ],
+)
+def test_what_a_section_cannot_do_is_known_before_anything_is_measured(
+    subject: Evaluation, section: str, asked: dict[str, Any], why: str
+) -> None:
+    changed = replace(subject, settings=replace(subject.settings, **asked))
+    with pytest.raises(ValueError, match=why):
+        check_given(changed, [section])
+    check_given(changed, ["converting"])
 
 
 @pytest.mark.parametrize("key", ["takes", "clips", "slots", "continued_seconds"])

@@ -110,6 +110,20 @@ def test_tokens_that_tell_all(manifest: Path) -> None:
     assert rows["noise 20 dB"].edits.mean < 0.05
 
 
+def test_clips_that_cannot_be_heard_are_left_out_with_their_reasons(manifest: Path, tmp_path: Path) -> None:
+    tokenizer: Any = Listener()
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    for row in rows:
+        source = tmp_path / "silent.wav" if row["id"] in ("0", "29") else manifest.parent / f"{row['id']}.wav"
+        row["recording"]["sources"][0]["source"] = str(source)
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = replace(CONFIG, disturb=False)
+    report = inspect_tokens(tokenizer, tmp_path / "m.jsonl", config, text=None, aligner=None, progress=quiet)
+    assert (report.learned, report.held_out) == (23, 2)
+    assert report.missing["clip 0"] == report.missing["clip 29"] == "silence throughout"
+
+
 def test_without_text_nothing_is_said_of_phones(manifest: Path) -> None:
     tokenizer: Any = Listener()
     config = replace(CONFIG, clips=8, held_out=2, disturb=False)

@@ -176,6 +176,22 @@ def test_pairs_that_are_complete_are_not_made_again(spoken: Path, starter: Casca
         make_pairs(starter, PAIRS, ["af_heart"], spoken, starter.settings, lambda done, total: None)
 
 
+def test_pairs_of_which_one_test_is_done_go_on(spoken: Path, starter: Cascade, tmp_path: Path) -> None:
+    folder, voices = tmp_path / "stopped", ["af_heart", "am_fenrir"]
+    shutil.copytree(spoken, folder)
+    done, missing = (folder / test / "dev" / "gold.csv" for test in ("lexical", "syntactic"))
+    before = missing.read_bytes()
+    missing.unlink()
+    stamp, seen = done.stat().st_mtime_ns, list[tuple[int, int]]()
+    make_pairs(starter, PAIRS, voices, folder, starter.settings, lambda *counts: seen.append(counts))
+    assert missing.read_bytes() == before and done.stat().st_mtime_ns == stamp
+    assert seen[0] == (4, 8) and seen[-1] == (8, 8)
+    (folder / "made_of.json").unlink()
+    missing.unlink()
+    with pytest.raises(ValueError, match="exists already"):
+        make_pairs(starter, PAIRS, voices, folder, starter.settings, lambda done, total: None)
+
+
 def test_pairs_go_on_with_what_they_were_begun_with(starter: Cascade, tmp_path: Path) -> None:
     def make(settings: Settings, bundle: str = "one", pair: TextPair = PAIRS[0], voice: str = "af_heart") -> None:
         make_pairs(starter, [pair], [voice], tmp_path, settings, lambda done, total: None, bundle=bundle)

@@ -64,9 +64,20 @@ def test_nothing_can_be_lost_where_another_recording_is_as_good(rng: np.random.G
     assert verdict({}, PARTS, 10, 0).part is None
 
 
+def alike(loss: float, clips: int = 6) -> Values:
+    return {f"u{u}": (loss, 1.0) for u in range(clips)}
+
+
+@pytest.mark.parametrize("clips", [1, 5])
+def test_too_few_clips_name_nobody(clips: int) -> None:
+    found = {"words": Losses({"semantic": alike(0.4, clips), "coarse": alike(0.0, clips)}, 1.0)}
+    said = verdict(found, PARTS[:2], 10, 0)
+    assert said.part is None and said.shares["semantic"].mean == pytest.approx(0.4)
+
+
 def test_weights_decide_between_measures() -> None:
-    words = Losses({"semantic": {"u": (0.4, 1.0)}, "coarse": {"u": (0.0, 1.0)}}, 1.0, weight=2.0)
-    voice = Losses({"semantic": {"u": (0.0, 1.0)}, "coarse": {"u": (0.6, 1.0)}}, 1.0)
+    words = Losses({"semantic": alike(0.4), "coarse": alike(0.0)}, 1.0, weight=2.0)
+    voice = Losses({"semantic": alike(0.0), "coarse": alike(0.6)}, 1.0)
     said = verdict({"words": words, "voice": voice}, PARTS[:2], 10, 0)
     assert said.part == "semantic"
     assert said.shares["semantic"].mean == pytest.approx(0.8 / 3)

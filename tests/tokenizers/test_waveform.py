@@ -154,3 +154,26 @@ def test_a_file_cut_short_is_never_taken_for_a_whole_one(tmp_path: Path, name: s
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=r"cut short|not an audio file"):
         read_audio(path)
+
+
+def test_a_riff_size_that_counts_its_own_eight_bytes_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(0.5, 24000), 24000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + len(whole).to_bytes(4, "little") + whole[8:])
+    assert len(read_audio(path)[0]) == 12_000
+    path.write_bytes(whole[:-1000])
+    with pytest.raises(ValueError, match="cut short"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "OGG", "subtype": "OPUS"}])
+def test_a_tag_behind_an_ogg_is_no_missing_end(tmp_path: Path, options: dict[str, str]) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, sine(0.5, 24000), 24000, **options)
+    whole, tag = path.read_bytes(), b"TAG".ljust(128, b"\0")
+    path.write_bytes(whole + tag)
+    assert abs(len(read_audio(path)[0]) - 12_000) < 1500
+    path.write_bytes(whole[:-10] + tag)
+    with pytest.raises(ValueError, match="cut short"):
+        read_audio(path)

@@ -206,6 +206,16 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path):
         pass
 
 
+def test_a_lock_of_a_process_of_the_same_number_is_taken_over(tmp_path):
+    """As in a container that is started again: each time its first process is number 1."""
+    folder = tmp_path / "run"
+    with RunFolder(folder):
+        left = (folder / "lock").read_text()
+    (folder / "lock").write_text(left)
+    RunFolder(folder).close()
+    assert not (folder / "lock").exists()
+
+
 @pytest.mark.parametrize("left", ["", "[1]x"])
 def test_a_lock_that_was_half_written_says_what_to_do(tmp_path, left):
     (tmp_path / "run").mkdir()

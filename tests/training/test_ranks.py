@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from triptych.training import distributed
+from triptych.training import step as step_module
 from triptych.training.checkpoint import find_checkpoint
+from triptych.training.config import TrainingConfig
 from triptych.training.dealing import Dealing
 
 
@@ -130,3 +132,25 @@ def test_work_before_the_first_step_tells_that_it_goes_on(monkeypatch):
     monkeypatch.setattr(distributed, "reached", told.append)
     assert distributed.dealt_out(3, lambda i: i * i) == [0, 1, 4]
     assert told == [f"{i} of 3 before the first step" for i in (1, 2, 3)]
+
+
+def test_each_micro_batch_tells_that_it_goes_on(monkeypatch):
+    """Else a rank that learns from many of them for longer than training.timeout is ended while it works."""
+
+    class Toy(torch.nn.Linear):
+        def loss(self, batch: torch.Tensor) -> Any:
+            return self(batch).square().mean(), {}
+
+    told: list[str] = []
+    monkeypatch.setattr(step_module, "reached", told.append)
+    step_module.take_step(Toy(2, 1), [], [], [torch.ones(1, 2)] * 3, TrainingConfig(), torch.device("cpu"), 7)
+    assert told == [f"step 7, micro-batch {number}" for number in (1, 2, 3)]
+
+
+def test_one_rank_is_not_called(monkeypatch):
+    """Nobody waits for it, however long it stands still."""
+    alone = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (alone | {"MASTER_PORT": processes.free_port()}).items():
+        monkeypatch.setenv(name, value)
+    with distributed.ranks("cpu", 60, even_alone=True):
+        assert distributed.world() == 1 and not distributed._roll_call

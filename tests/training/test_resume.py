@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch import nn
 
 import triptych
 from triptych.training import checkpoint, files
-from triptych.training.checkpoint import find_checkpoint
+from triptych.training.checkpoint import find_checkpoint, verify_checkpoint
 from triptych.training.config import TrainingConfig
 from triptych.training.loop import train
 from triptych.training.run import RunFolder
@@ -173,6 +174,29 @@ def test_what_was_logged_after_the_last_checkpoint_is_logged_once(tmp_path, whol
     with open(folder / "metrics.jsonl", "a") as stream:
         stream.write(json.dumps({"step": 7, "kind": "validation", "loss": -1.0}) + '\n{"step": 8, "ki')
     check_same(folder, whole[0], go(folder, resume=True), whole[1])  # and -1.0, never saved, is not the best so far
+
+
+@pytest.mark.parametrize("name", ["model", "trainer/weights", "trainer/optimizer"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_file_that_is_cut_short_or_missing_is_named(tmp_path, name, cut):
+    go(tmp_path / "run", config=replace(CONFIG, max_steps=3))
+    verify_checkpoint(tmp_path / "run")
+    file = find_checkpoint(tmp_path / "run") / f"{name}.safetensors"
+    if cut:
+        os.truncate(file, file.stat().st_size // 2)
+    else:
+        file.unlink()
+    for act in (lambda: verify_checkpoint(tmp_path / "run"), lambda: go(tmp_path / "run", resume=True)):
+        with pytest.raises(ValueError, match=f"{name}.safetensors cannot be read, copy the folder again"):
+            act()
+
+
+def test_a_checkpoint_that_was_given_away_without_its_moments_is_whole(tmp_path):
+    go(tmp_path / "run", config=replace(CONFIG, max_steps=3, average=0.0))
+    folder = find_checkpoint(tmp_path / "run")
+    verify_checkpoint(folder)
+    shutil.rmtree(folder / "trainer")
+    verify_checkpoint(folder)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

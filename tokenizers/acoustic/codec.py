@@ -25,6 +25,7 @@ from triptych.tokenizers.acoustic.checkpoints import read_checkpoint, read_origi
 from triptych.tokenizers.acoustic.families import Codec, family_of
 from triptych.tokenizers.acoustic.postfilter import Postfilter
 from triptych.tokenizers.acoustic.streaming import can_stream, encode_clips
+from triptych.tokenizers.hub import expanded
 from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import Waveform, resample
 from triptych.training.files import fingerprint_of, read_json, write_json
@@ -36,6 +37,8 @@ Shift = NDArray[np.float32]
 """[D, T'], in the latent that is decoded"""
 WHOLE_SECONDS = 60.0
 """up to so long, a clip is decoded in one piece"""
+ONE_PIECE_MINUTES = 5
+"""so long a recording may be where the codec hears it in one piece: DAC and Mimi take 30 MB a second"""
 BEFORE_SECONDS = 2.0
 """decoded again before a span: as far as the codec's memory reaches audibly"""
 AFTER_SECONDS = 0.3
@@ -101,6 +104,17 @@ class AcousticTokenizer:
         parts = [self.model] if self.postfilter is None else [self.model, self.postfilter]
         return [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
 
+    def check_length(self, seconds: float, name: str = "the recording") -> None:
+        """
+        Raises:
+            ValueError: memory would not hold a recording so long; the message begins with `name`.
+        """
+        if not self._spans and seconds > 60 * ONE_PIECE_MINUTES:
+            raise ValueError(
+                f"{name}: {seconds / 60:.1f} minutes are too long for this {self.codec.name}, which hears a recording "
+                f"in one piece: cut it to {ONE_PIECE_MINUTES} minutes at most, or take a causal EnCodec"
+            )
+
     @property
     def ahead(self) -> int:
         """Frames after a frame on which its sound depends; 0: it looks back only."""
@@ -123,6 +137,7 @@ class AcousticTokenizer:
         Raises:
             ValueError: no codec's checkpoint there, a damaged one, or one whose codes lie on no grid.
         """
+        source = expanded(source)
         path = Path(source)
         model = read_original(path) if path.is_file() else read_checkpoint(source)
         settings = path / "tokenizer.json"
@@ -153,7 +168,13 @@ class AcousticTokenizer:
 
     @torch.inference_mode()
     def encode_batch(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Codes]:
-        """`encode` of each; where the codec looks back only (EnCodec), together and in spans of fixed memory."""
+        """`encode` of each; where the codec looks back only (EnCodec), together and in spans of fixed memory.
+
+        Raises:
+            ValueError: another codec, and a waveform of more than `ONE_PIECE_MINUTES`.
+        """
+        for waveform in waveforms:
+            self.check_length(len(waveform) / sample_rate)
         clips = [torch.from_numpy(resample(waveform, sample_rate, self.sample_rate)) for waveform in waveforms]
         device = next(self.model.parameters()).device
         if self._spans:

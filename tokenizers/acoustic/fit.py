@@ -74,11 +74,26 @@ def crop(clips: Clips, index: int, config: CodecFitConfig, place: tuple[int, int
     """A crop [N] of a clip, anywhere and a little louder or quieter; a shorter clip is followed by silence."""
     rng = np.random.default_rng((config.training.seed, *place))
     row = np.zeros(config.crop, dtype=np.float32)
-    waveform = clips.waveform(index)
+    waveform = whole_clip(clips, index)
     start = int(rng.integers(0, max(1, len(waveform) - config.crop + 1)))
     taken = waveform[start : start + config.crop]
     row[: len(taken)] = taken * 10 ** (rng.uniform(-config.gain_db, config.gain_db) / 20)
     return row
+
+
+def whole_clip(clips: Clips, index: int) -> Waveform:
+    """[N]
+
+    Raises:
+        ValueError: it cannot be used; says how to go on.
+    """
+    try:
+        return clips.waveform(index)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: take {clips.name(index)} out of the manifest and add resume=true "
+            "('triptych prepare --strict' finds all such recordings)"
+        ) from None
 
 
 def with_guesses(
@@ -102,7 +117,7 @@ def with_guesses(
         if found is None or math.floor((number + 1) * share) == math.floor(number * share):
             rows.append(crop(clips, index, config, place))
             continue
-        waveform, part = guessed_crop(clips.waveform(index), found, config, rng)
+        waveform, part = guessed_crop(whole_clip(clips, index), found, config, rng)
         rows.append(waveform)
         codes[row] = part.codes
         if shift is not None:
@@ -234,7 +249,7 @@ def listening(model: CodecTrainee | DecoderTrainee, held_out: Clips, config: Cod
         every: list[dict[str, float]] = []
         counts: Tensor | None = None
         for i in range(min(len(held_out), config.validation_clips)):
-            waveform = torch.from_numpy(held_out.waveform(i)).to(device)
+            waveform = torch.from_numpy(whole_clip(held_out, i)).to(device)
             waveform = waveform[: max(1, len(waveform) // config.hop) * config.hop]
             heard = model.listen(waveform)
             every.append(heard.metrics)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from triptych.tokenizers.hub import expanded
 from triptych.training.files import atomic_file
 
 FORMAT = "1"
@@ -74,6 +75,7 @@ class Guesses:
         Raises:
             ValueError: no such file, or another one; one line.
         """
+        path = Path(expanded(path))
         try:
             with safe_open(path, "np") as file:
                 said = file.metadata() or {}

@@ -56,6 +56,15 @@ class Compared:
         heard = roots(self.head.log_probabilities(frames), frames.shape[1], self.head.steps, self.phonemes)
         return torch.cat([ready, heard], dim=1)
 
+    def heard(self, ready: Tensor) -> Tensor | None:
+        """What CTC hears in frames [T, width] as they are compared: log-probabilities [T * steps, classes + 1]; None
+        where it has no part in that."""
+        if not self.phonemes or self.head is None:
+            return None
+        classes = self.head.blank + 1
+        heard = ready[:, ready.shape[1] - self.head.steps * classes :].reshape(-1, classes).clamp(min=1e-3)
+        return heard.square().log().log_softmax(dim=-1)
+
 
 def roots(log_probabilities: Tensor, dim: int, steps: int, weight: float) -> Tensor:
     """What CTC hears [..., T * steps, C], beside `dim` features a frame: [..., T, steps * C]; `weight` as

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from triptych.tokenizers.text.frontend import TextTokenizer
@@ -24,14 +27,14 @@ class TextClasses:
     @classmethod
     def named(cls, text: "TextTokenizer", names: Sequence[str]) -> "TextClasses":
         """The classes that a CTC head has, whatever its order; tokens that it does not know are left out."""
-        spelled = [text.decode(np.array([i], dtype=np.uint16)).strip() for i in range(text.spec.size)]
+        spelled = spellings(text)
         places = {name: place for place, name in enumerate(names)}
         found = [places.get(name, places.get(name.lstrip(STRESS_MARKS), -1)) for name in spelled]
         return cls(tuple(found), tuple(names))
 
     @classmethod
     def of(cls, text: "TextTokenizer", skip: Sequence[str], stress: bool) -> "TextClasses":
-        spelled = [text.decode(np.array([i], dtype=np.uint16)).strip() for i in range(text.spec.size)]
+        spelled = spellings(text)
         if not stress:
             spelled = [name.lstrip(STRESS_MARKS) for name in spelled]
         names = list(dict.fromkeys(name for name in spelled if name not in skip))
@@ -39,8 +42,17 @@ class TextClasses:
         return cls(tuple(places.get(name, -1) for name in spelled), tuple(names))
 
     def encode(self, text: "TextTokenizer", words: str) -> NDArray[np.int64]:
-        classes = np.asarray(self.class_of, dtype=np.int64)[text.encode(words).astype(np.int64)]
+        return self.of_tokens(text.encode(words))
+
+    def of_tokens(self, tokens: NDArray[Any]) -> NDArray[np.int64]:
+        """Of text tokens [L], those that have a class."""
+        classes = np.asarray(self.class_of, dtype=np.int64)[tokens.astype(np.int64)]
         return np.asarray(classes[classes >= 0], dtype=np.int64)
+
+
+def spellings(text: "TextTokenizer") -> list[str]:
+    """Each token of a front end as it spells it."""
+    return [text.decode(np.array([i])).strip() for i in range(text.spec.size)]
 
 
 def collapse(ids: NDArray[Any]) -> NDArray[Any]:
@@ -69,6 +81,14 @@ def edits_a_run(heard: NDArray[Any], meant: NDArray[Any]) -> float:
     long a sound is held is not counted."""
     wanted = collapse(meant).tolist()
     return edit_distance(collapse(heard).tolist(), wanted) / max(1, len(wanted))
+
+
+def nats_a_class(log_probabilities: Tensor, text: NDArray[np.int64]) -> float:
+    """-log p(text | log_probabilities [T, classes + 1]) over the classes of `text`; infinite where it does not fit."""
+    steps, length = torch.tensor([len(log_probabilities)]), torch.tensor([len(text)])
+    blank, meant = log_probabilities.shape[1] - 1, torch.from_numpy(text)[None]
+    loss = F.ctc_loss(log_probabilities[:, None], meant, steps, length, blank, reduction="sum")
+    return float(loss) / max(1, len(text))
 
 
 def ctc_fits(text: NDArray[np.int64], steps: int) -> bool:

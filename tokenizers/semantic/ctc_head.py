@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from triptych.tokenizers.hub import expanded
 from triptych.training.files import atomic_file, read_json, write_json
 
 
@@ -56,6 +57,7 @@ class CtcHead:
         Raises:
             ValueError: its files cannot be read.
         """
+        folder = Path(expanded(folder))
         if not (folder / "ctc.json").exists():
             return None
         record = read_json(folder / "ctc.json")

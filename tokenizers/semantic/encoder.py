@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from triptych.tokenizers.hub import expanded
 from triptych.tokenizers.semantic.families import quiet, read_model, save_front_end
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.semantic.inputs import FrontEnd, encoder_input, parts_of, unit_variance, whole_of
@@ -100,6 +101,7 @@ class Encoder:
             ValueError: not a checkpoint of one of the families, a layer that it has not, weights that are missing
                 or a front end that does not fit; one line.
         """
+        name = expanded(name)
         if Path(name).is_file():
             from triptych.tokenizers.semantic.fairseq2 import read_checkpoint
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from triptych.tokenizers.hub import expanded
 from triptych.tokenizers.semantic.encoder import Encoder, round_weights
 from triptych.tokenizers.semantic.fairseq2 import read_checkpoint, read_weights
 from triptych.tokenizers.semantic.filterbank import MELS
@@ -62,7 +63,7 @@ class Fairseq2Encoder(Encoder):
             ValueError: no fairseq2 here, no such file, or what `read_checkpoint` refuses.
         """
         check_fairseq2()
-        path = Path(name)
+        path = Path(expanded(name))
         if not path.is_file():
             raise ValueError(f"{name} does not exist: with backend=fairseq2, give a checkpoint file of it")
         twin, front = read_checkpoint(path, layer)

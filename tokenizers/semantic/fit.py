@@ -12,14 +12,15 @@ Knows no text.
 from dataclasses import asdict
 from dataclasses import dataclass as record
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from triptych.tokenizers.clips import Clips
+from triptych.tokenizers.clips import Clips, Refused
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.inputs import with_floor
@@ -69,11 +70,14 @@ class SemanticFitConfig:
     passes: int = 3
     """over the clips"""
     buffer_frames: int = 50_000
-    """frames gathered and shuffled before k-means steps over them; the first buffer also starts the centroids"""
+    """frames gathered and shuffled before k-means steps over them; the first buffer also starts the centroids, and has
+    as many frames as there are clusters at least"""
     batch_frames: int = 10_000
     """frames of one k-means step"""
     max_hours: float = 20.0
     """of clips, drawn at random where there are more"""
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """share of the clips that may be unusable before the fit stops; each is named, and counts as one without frames"""
     seed: int = 0
     """of all draws"""
     memory_gb: float = 2.0
@@ -86,7 +90,7 @@ class SemanticFitConfig:
 
 PLACES = ("encoder", "start")
 """folders; known by what lies in them"""
-FREE_KEYS = (*PLACES, "memory_gb", "workers", "device")
+FREE_KEYS = (*PLACES, "max_rejected", "memory_gb", "workers", "device")
 """may change when a fit is resumed"""
 
 
@@ -126,7 +130,8 @@ def fit_semantic(
         resume: goes on from `folder`.run where there is one.
         progress: called with what is done, clips done and clips in all.
     Raises:
-        ValueError: a folder in the way, too few frames, no such encoder, or a run with other settings.
+        ValueError: a folder in the way, too few frames, too many clips that cannot be used, no such encoder, or a run
+            with other settings.
     """
     refuse_existing(folder)
     if not 2 <= config.clusters <= MOST_CLUSTERS:
@@ -139,7 +144,8 @@ def fit_semantic(
     compared = Compared(config.standardise)
     if config.phonemes:
         compared = hearing(config.encoder, config.layer, config.standardise, config.phonemes)
-    heard = Heard(clips, encoder, compared, workers=config.workers, memory_gb=config.memory_gb)
+    refused = Refused(len(chosen), config.max_rejected)
+    heard = Heard(clips, encoder, compared, workers=config.workers, memory_gb=config.memory_gb, refused=refused)
     run = MeansRun(folder.with_name(folder.name + ".run"), run_fingerprint(config, encoder, clips, chosen))
     means = StreamMeans(config.clusters, config.batch_frames, config.seed)
     position = run.resume(means) if resume else run.begin()
@@ -204,9 +210,10 @@ def means_by_id(
     counts = np.zeros(other.spec.size, dtype=np.int64)
     sums = np.zeros((other.spec.size, heard.features.compared.width(heard.features.encoder.dim)))
     for done, (index, frames) in enumerate(zip(chosen, heard(chosen), strict=True), 1):
-        ids = other.encode([clips.waveform(index)], clips.sample_rate)[0].astype(np.int64)
-        np.add.at(sums, ids, frames)
-        counts += np.bincount(ids, minlength=len(counts))
+        if len(frames):
+            ids = other.encode([clips.waveform(index)], clips.sample_rate)[0].astype(np.int64)
+            np.add.at(sums, ids, frames)
+            counts += np.bincount(ids, minlength=len(counts))
         if progress:
             progress("starting where another tokenizer is", done, len(chosen))
     means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], FAR)
@@ -228,6 +235,8 @@ def stream_means(
         for turn in range(config.passes)
         for i in np.random.default_rng((config.seed, 2, turn)).permutation(len(chosen))
     ]
+    begins = position.clips == 0 and not config.start
+    wanted = max(config.buffer_frames, config.clusters) if begins else config.buffer_frames
     while position.clips < len(order):
         turn = position.clips // len(chosen)
         kept: list[Frames] = []
@@ -236,10 +245,12 @@ def stream_means(
             clips = position.clips + len(kept)
             if progress:
                 progress("k-means", clips, len(order))
-            if sum(map(len, kept)) >= config.buffer_frames or clips == (turn + 1) * len(chosen):
-                position = position.after(len(kept), turn, means.step(np.concatenate(kept)))
+            if sum(map(len, kept)) >= wanted or clips == (turn + 1) * len(chosen):
+                buffer = np.concatenate(kept)
+                step = means.step(buffer) if len(buffer) or position.clips == 0 else None
+                position = position.after(len(kept), turn, step)
                 run.save(means, position)
-                kept = []
+                kept, wanted = [], config.buffer_frames
     return position
 
 

@@ -33,8 +33,10 @@ class Position:
     inertia: tuple[tuple[float, int], ...] = ()
     """of each pass: sum over its buffers, and their number"""
 
-    def after(self, clips: int, turn: int, step: Step) -> "Position":
-        """`clips` later, in pass `turn`."""
+    def after(self, clips: int, turn: int, step: Step | None) -> "Position":
+        """`clips` later, in pass `turn`; without a step where none of them had a frame."""
+        if step is None:
+            return replace(self, clips=self.clips + clips)
         passes = [*self.inertia, *[(0.0, 0)] * (turn + 1 - len(self.inertia))]
         total, buffers = passes[turn]
         passes[turn] = (total + step.inertia, buffers + 1)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from triptych.tokenizers.clips import Clips
+from triptych.tokenizers.clips import Clips, Refused
 from triptych.tokenizers.semantic.architecture import Architecture, front_end
 from triptych.tokenizers.semantic.augment import AugmentConfig
 from triptych.tokenizers.semantic.buckets import Buckets
@@ -104,6 +104,8 @@ class EncoderFitConfig:
     """share of the clips for validation, where no others are given"""
     validation_clips: Annotated[int, Field(ge=1)] = 200
     """at most so many are heard in a validation"""
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """share of the clips that may be unusable before the fit stops; each is named, and not learned from"""
     training: TrainingConfig = TrainingConfig()
     """steps, rates and the like"""
 
@@ -124,10 +126,10 @@ def fit_encoder(
         text: the front end whose tokens CTC learns; none, or `ctc_weight` 0: sound alone.
         validation: held-out clips; without them a share of `clips` is held out.
     Raises:
-        ValueError: no clips, none long enough, CTC without a text, or `folder` holds a run and `resume` is not asked
-            for (or the other way round).
+        ValueError: no clips, none long enough, too many that cannot be used, CTC without a text, or `folder` holds a
+            run and `resume` is not asked for (or the other way round).
     """
-    _refuse(clips, folder, config, resume)
+    _refuse(clips, validation, folder, config, resume)
     teacher = teacher_of(config)
     text = text if config.ctc_weight else None
     classes = TextClasses.of(text, config.ctc_skip, config.ctc_stress) if text else None
@@ -175,10 +177,15 @@ def fit_encoder(
     return folder
 
 
-def _refuse(clips: Clips, folder: Path, config: EncoderFitConfig, resume: bool) -> None:
+def _refuse(clips: Clips, validation: Clips | None, folder: Path, config: EncoderFitConfig, resume: bool) -> None:
     """What can be known to be wrong before the clips are read."""
     if len(clips) == 0:
         raise ValueError("there are no clips to learn from: check the manifest and its split")
+    if validation is None and not held_out(len(clips), config.held_out, config.training.seed)[0]:
+        raise ValueError(
+            f"held_out={config.held_out:g} leaves none of {len(clips)} clips to learn from, since one cannot be both "
+            "learned from and held out: give more clips, or some of split dev"
+        )
     layers = config.architecture.layers
     for name in ("ctc_layer", "token_layer"):
         layer = getattr(config, name)
@@ -290,8 +297,9 @@ def gather(
 
     front = front_end(config.architecture)
     others = clips if validation is None else validation
-    shelf = fill_shelf(clips, front, encode if text else None, learned, config.max_seconds)
-    dev = fill_shelf(others, front, encode if text else None, heard, config.max_seconds)
+    refused = Refused(len(learned) + len(heard), config.max_rejected)
+    shelf = fill_shelf(clips, front, encode if text else None, learned, config.max_seconds, refused)
+    dev = fill_shelf(others, front, encode if text else None, heard, config.max_seconds, refused)
     if not shelf.frames.any() or not dev.frames.any():
         raise ValueError(f"no clip holds a frame of {front.hop} samples: give longer recordings")
     if text and not any(len(said) for said in shelf.text):

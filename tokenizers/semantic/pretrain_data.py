@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from triptych.tokenizers.clips import Clips
+from triptych.tokenizers.clips import Clips, Refused
 from triptych.tokenizers.semantic import filterbank
 from triptych.tokenizers.semantic.augment import (
     AugmentConfig,
@@ -92,12 +92,24 @@ def fill_shelf(
     encode_text: Callable[[str], NDArray[np.int64]] | None,
     indices: Sequence[int],
     max_seconds: float,
+    refused: Refused | None = None,
 ) -> Shelf:
-    """Reads the clips at `indices`, once. Clips beyond `max_seconds` are cut there, and lose their text."""
+    """Reads the clips at `indices`, once. Clips beyond `max_seconds` are cut there, and lose their text; those that
+    cannot be used have no frames, and are noted in `refused`.
+
+    Raises:
+        ValueError: a clip too many cannot be used; without `refused`, the first.
+    """
     limit = int(max_seconds * filterbank.SAMPLE_RATE) // front.hop * front.hop
     shelf = Shelf(front, np.zeros(len(indices), dtype=np.int64), [], [], [], [])
     for row, index in enumerate(indices):
-        waveform = resample(clips.waveform(index), clips.sample_rate, filterbank.SAMPLE_RATE)
+        try:
+            waveform = resample(clips.waveform(index), clips.sample_rate, filterbank.SAMPLE_RATE)
+        except ValueError as error:
+            if refused is None:
+                raise
+            refused.add(clips.name(index), error)
+            waveform = np.zeros(0, dtype=np.float32)
         text = clips.text(index) if len(waveform) <= limit else None
         waveform = waveform[:limit]
         shelf.frames[row] = len(waveform) // front.hop

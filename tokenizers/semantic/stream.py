@@ -5,7 +5,8 @@
     worker 1      0   1
     consumer    3 0 2 1 …    takes them in order, so that the number of workers changes nothing
 
-At most a few clips a worker wait for the consumer, whatever the hours. Knows no clusters.
+At most a few clips a worker wait for the consumer, whatever the hours. A clip that cannot be read has no frames.
+Knows no clusters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from triptych.tokenizers.clips import Clips
+from triptych.tokenizers.clips import Clips, Refused
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
 from triptych.tokenizers.semantic.tokenizer import to_rate
@@ -47,15 +48,25 @@ class Heard:
     """Clips as features; `workers` processes make them, 0: this one."""
 
     def __init__(
-        self, clips: Clips, encoder: Encoder, compared: Compared, *, workers: int = 0, memory_gb: float = 0.0
+        self,
+        clips: Clips,
+        encoder: Encoder,
+        compared: Compared,
+        *,
+        workers: int = 0,
+        memory_gb: float = 0.0,
+        refused: Refused | None = None,
     ) -> None:
         """
+        Args:
+            refused: where clips that cannot be read are noted; none: the first is an error.
         Raises:
             ValueError: workers beside a GPU, which one process keeps busy.
         """
         if workers and encoder.model.device.type != "cpu":
             raise ValueError(f"workers = {workers}: several processes are for device=cpu; give workers=0")
-        self.features, self.workers = Features(clips, encoder, compared), workers
+        self.features, self.workers, self.refused = Features(clips, encoder, compared), workers, refused
+        self._none: Frames = np.zeros((0, compared.width(encoder.dim)), dtype=np.float32)
         self._kept: dict[int, Frames] = {}
         self._free = int(memory_gb * 2**30)
 
@@ -63,13 +74,16 @@ class Heard:
         """The features of each clip of `order`, which names none twice.
 
         Raises:
-            ValueError: a clip cannot be read; names it.
+            ValueError: a clip too many cannot be read; names it.
         """
         made = iter(self._made([index for index in order if index not in self._kept]))
         for index in order:
             found = self._kept[index] if index in self._kept else next(made)
             if isinstance(found, ValueError):
-                raise found
+                if self.refused is None:
+                    raise found
+                self.refused.add(self.features.clips.name(index), found)
+                found = self._none
             if index not in self._kept and found.nbytes <= self._free:
                 self._kept[index] = found
                 self._free -= found.nbytes

@@ -141,12 +141,16 @@ def mfcc_features(shelf: Shelf, row: int) -> Matrix:
 
 def own_features(encoder: Encoder, clips: Clips, index: int, frames: int) -> Matrix:
     """[T, D] of an earlier encoder, standardised over the clip."""
+    if frames == 0:  # a clip that cannot be used, perhaps
+        return np.zeros((0, encoder.dim), dtype=np.float32)
     waveform = to_rate(clips.waveform(index), clips.sample_rate)
     return standardised(encoder.features([waveform])[0]).numpy()[:frames]
 
 
 def own_tokens(tokenizer: SemanticTokenizer, clips: Clips, index: int, frames: int) -> NDArray[np.int64]:
     """[T]: what the tokenizer says of the clip."""
+    if frames == 0:
+        return np.zeros(0, dtype=np.int64)
     return tokenizer.encode([clips.waveform(index)], clips.sample_rate)[0][:frames].astype(np.int64)
 
 

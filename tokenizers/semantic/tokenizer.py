@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from triptych.tokenizers.hub import expanded
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.ctc_head import CtcHead
 from triptych.tokenizers.semantic.encoder import Encoder
@@ -145,7 +146,7 @@ class SemanticTokenizer:
         Raises:
             ValueError: not such a folder, of a later format, or changed since it was written; one line.
         """
-        folder = Path(folder)
+        folder = Path(expanded(folder))
         record = read_json(folder / "tokenizer.json")
         if not isinstance(record, dict) or record.get("kind") != "semantic":
             raise ValueError(f"{folder}: tokenizer.json does not describe a semantic tokenizer")
@@ -235,6 +236,11 @@ class SemanticTokenizer:
             while read := spool.read(ROWS * dim * 4):
                 kept = torch.frombuffer(bytearray(read), dtype=torch.float32).view(-1, dim)
                 yield self.compared(kept, (mean, deviation))
+
+    def heard_in(self, tokens: NDArray[np.uint16]) -> Tensor | None:
+        """What CTC hears in the centroids of tokens [T]: log-probabilities [T * steps, classes + 1]; None where tokens
+        know no phonemes."""
+        return self.compared.heard(self.centroids[torch.from_numpy(tokens.astype(np.int64))])
 
     def assign(self, frames: Tensor) -> NDArray[np.uint16]:
         """[T, D] -> [T], the nearest centroid of each frame (Euclidean, fp32)."""

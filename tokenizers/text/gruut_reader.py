@@ -116,9 +116,7 @@ class Reader:
         except ArithmeticError:  # of Decimal, whose precision is 28 digits
             longest = max(re.findall(r"\d[\d.,]*\d", text), key=len, default=text)
             shown = longest if len(longest) <= 40 else f"{longest[:40]}…"
-            raise ValueError(
-                f"cannot speak {shown}: the number is too long; put spaces between its digits"
-            ) from None
+            raise ValueError(f"cannot speak {shown}: the number is too long; put spaces between its digits") from None
         return [word for word in map(self._word, read) if word is not None]
 
     def _word(self, word: Any) -> Word | None:

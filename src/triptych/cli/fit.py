@@ -7,17 +7,15 @@ text       ─▶ phonemes or pieces
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from triptych.cli.options import Config, Json, Overrides
 from triptych.cli.paths import check_folder, find_config
 from triptych.cli.progress import Bar, log, result, result_json
-
-if TYPE_CHECKING:
-    from triptych.tokenizers.acoustic.settings import CodecFitConfig
 
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Made by 'prepare'.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")]
@@ -52,7 +50,7 @@ def semantic(
 
     check_folder(output)
     settings, resume = read_config(SemanticFitConfig, config, overrides, "fit semantic")
-    clips = read_clips(manifest, encoder_rate(), "train", cache_bytes=0)  # features are kept instead
+    clips = read_clips(manifest, encoder_rate(), "train", output, cache_bytes=0)  # features are kept instead
     with Bar("fit semantic", "clips") as bar:
         fitted = fit_semantic(
             clips, output, settings, resume=resume, progress=lambda what, done, total: bar(done, total, what)
@@ -83,8 +81,8 @@ def encoder(
     begun = output.is_dir() and [entry.name for entry in output.iterdir()] == ["run"]
     check_folder(output, force=resume or begun)  # a run without a model: whether it may begin, `fit_encoder` says
     speller = load_text(text) if text else None
-    clips = read_clips(manifest, encoder_rate(), "train")
-    held_out = read_clips(manifest, encoder_rate(), "dev") if has_dev(manifest) else None
+    clips = read_clips(manifest, encoder_rate(), "train", output)
+    held_out = read_clips(manifest, encoder_rate(), "dev", output) if has_dev(manifest) else None
     with Bar("fit encoder", "steps", settings.training.max_steps) as bar:
         clips = Counted(clips, bar.read)
         fit_encoder(clips, output, settings, speller, validation=held_out, resume=resume, progress=bar.step)
@@ -101,7 +99,7 @@ def acoustic(
         typer.Option(
             "--from",
             metavar="DIR_OR_HUB_ID",
-            help="Take this EnCodec, DAC, Mimi or original .th file as it is, with levels=Q and dtype=; train none.",
+            help="Take this EnCodec, DAC, Mimi or original .th file as it is; train none. levels=Q keeps the first Q.",
         ),
     ] = None,
     as_json: Json = False,
@@ -115,11 +113,12 @@ def acoustic(
     check_folder(output)
     settings, resume = read_config(CodecFitConfig, config, overrides, "fit acoustic")
     if source is not None:
-        take_codec(source, settings, output)
+        said = read_tree(config, overrides)
+        take_codec(source, output, **{key: getattr(settings, key) for key in ("levels", "dtype") if key in said})
         report(output, as_json)
         return
-    clips = read_clips(manifest, settings.sample_rate, "train")
-    held_out = read_clips(manifest, settings.sample_rate, "dev") if has_dev(manifest) else clips
+    clips = read_clips(manifest, settings.sample_rate, "train", output)
+    held_out = read_clips(manifest, settings.sample_rate, "dev", output) if has_dev(manifest) else clips
     if held_out is clips:
         log("no recordings of split dev: validation listens to those of split train")
     with Bar("fit acoustic", "steps", settings.training.max_steps) as bar:
@@ -127,25 +126,32 @@ def acoustic(
     report(output, as_json)
 
 
-def take_codec(source: str, settings: "CodecFitConfig", output: Path) -> None:
-    """Copies a codec, with the levels to keep, into a tokenizer's folder."""
+def take_codec(source: str, output: Path, levels: int | None = None, dtype: Any = None) -> None:
+    """Copies a codec, with the levels to keep, into a tokenizer's folder; what is not said is as the codec has it."""
     from triptych.tokenizers.acoustic.codec import AcousticTokenizer
     from triptych.training.files import atomic_folder
 
-    codec = AcousticTokenizer.load(source, settings.levels, settings.dtype)
+    codec = AcousticTokenizer.load(source, levels, dtype)
     with atomic_folder(output) as beside:
         codec.save(beside)
 
 
 def read_config(kind: type[Any], config: str | None, overrides: list[str] | None, where: str) -> tuple[Any, bool]:
     """The config record of a yaml file or name with overrides, and whether `resume=true` is among them."""
-    from triptych.training.config import build, load_tree
+    from triptych.training.config import build
 
-    tree = load_tree(find_config(config), overrides or [])
+    tree = read_tree(config, overrides)
     resume = tree.pop("resume", False)
     if not isinstance(resume, bool):
         raise ValueError(f"{where}: resume={resume}: say true or false")
     return build(kind, tree, where), resume
+
+
+def read_tree(config: str | None, overrides: list[str] | None) -> dict[str, Any]:
+    """What the user says himself, without the defaults."""
+    from triptych.training.config import load_tree
+
+    return load_tree(find_config(config), overrides or [])
 
 
 def encoder_rate() -> int:
@@ -162,12 +168,20 @@ def has_dev(manifest: Path) -> bool:
     return any(recording.split == "dev" for recording in read_manifest(manifest))
 
 
-def read_clips(manifest: Path, sample_rate: int, split: Any, **more: Any) -> Any:
-    """Clips prepared as every other recording is, at another rate."""
+def read_clips(manifest: Path, sample_rate: int, split: Any, beside: Path | None = None, **more: Any) -> Any:
+    """Clips prepared as every other recording is, at another rate; `beside`: a tokenizer, whose waveform.json says how.
+
+    Raises:
+        ValueError: no such recordings, or a waveform.json that cannot be used.
+    """
     from triptych.corpus.clips import ManifestClips
     from triptych.tokenizers.spec import WaveformSpec
+    from triptych.tokenizers.trio import read_waveform_spec
 
-    return ManifestClips(manifest, WaveformSpec(sample_rate), split, **more)
+    spec = WaveformSpec(sample_rate)
+    if beside is not None:
+        spec = replace(read_waveform_spec(beside.absolute().parent, sample_rate), sample_rate=sample_rate)
+    return ManifestClips(manifest, spec, split, **more)
 
 
 def report(folder: Path, as_json: bool) -> None:

@@ -142,6 +142,7 @@ def remarks(report: "Report") -> list[str]:
     for name, reason in report.absent.items():
         title = MEASURES[name].title if name in MEASURES else "Opus"
         lines.append(f"{title}: not measured: {reason}")
+    lines += [f"{name} left out: {reason}" for name, reason in report.left_out.items()]
     return lines
 
 

@@ -63,6 +63,14 @@ class ManifestClips:
                     self._free -= small.nbytes
         return small.astype(np.float32) / np.float32(FULL_SCALE)
 
+    def why_unheard(self, i: int) -> str:
+        """Why a clip has no waveform; empty where it has one."""
+        try:
+            self.waveform(i)
+        except ValueError as error:
+            return reason_of(error, self.recordings[i])
+        return ""
+
     def text(self, i: int) -> str | None:
         return self.recordings[i].text
 
@@ -79,3 +87,8 @@ def part_of(recording: Recording) -> Part:
     to_end = not recording.start if header is None else abs(recording.stop - header.seconds / speed) < 1e-3
     seconds = None if to_end else recording.seconds * speed
     return Part(recording.start * speed, seconds, recording.channel, speed)
+
+
+def reason_of(error: ValueError, recording: Recording) -> str:
+    """What an error says of a recording, without the path of its file."""
+    return str(error).removeprefix(f"{recording.path}: ")

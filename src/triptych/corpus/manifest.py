@@ -23,6 +23,8 @@ from triptych.training.files import atomic_file
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+UNKNOWN_LENGTH = 2**63 - 1
+"""samples, as libsndfile says of a FLAC file whose header leaves their number out"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Recording:
     speaker: str | None = None
     split: Split = "train"
     custom: dict[str, Any] = field(default_factory=dict)
-    """whatever else the source knew"""
+    """whatever else the source knew; times of an `alignment` are seconds into the file, as lhotse has them"""
     start: float = 0.0
     """seconds into the file"""
     channel: int | None = None
@@ -73,7 +75,7 @@ def read_header(path: Path) -> Header:
     """The header of an audio file, without decoding it.
 
     Raises:
-        ValueError: missing, or not an audio file.
+        ValueError: missing, not an audio file, or one that does not say how long it is.
     """
     import soundfile
 
@@ -83,6 +85,8 @@ def read_header(path: Path) -> Header:
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip(" .") or "damaged or cut short"
         raise ValueError(f"{path}: not an audio file that can be read ({reason})") from None
+    if info.frames >= UNKNOWN_LENGTH:
+        raise ValueError(f"{path}: does not say how long it is, as if written to a pipe: encode it once more")
     return Header(int(info.samplerate), int(info.frames), int(info.channels))
 
 

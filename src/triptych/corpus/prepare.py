@@ -164,7 +164,7 @@ def listen(recording: Recording) -> None:
 
 def deal_splits(entries: list[Found]) -> list[Recording]:
     """Entries without a split get one by the hash of their text (of their id, where there is no text); but what the
-    source holds out is held out whoever says it, unless that is everything.
+    source trains on or holds out is so whoever says it, unless all is held out.
 
     Where the source names no split at all, dev and test get the lowest hashes rather than nothing, and train something.
     """
@@ -180,9 +180,11 @@ def deal_splits(entries: list[Found]) -> list[Recording]:
                 dealt[next(key for key in in_order if dealt[key] == "train")] = split
     elif not any(entry.has_split for entry in entries) and "train" not in dealt.values():
         dealt[max(dealt, key=lambda key: shares[key])] = "train"
-    held = {_said(one.recording): one.recording.split for one in entries if one.has_split and one.recording}
-    held = {key: split for key, split in held.items() if split != "train"}
-    if any(key not in held for key, split in dealt.items() if split == "train"):  # else all that is said is held out
+    named = [entry.recording for entry in entries if entry.has_split and entry.recording]
+    trained = {_said(one): one.split for one in named if one.split == "train"}
+    held = {_said(one): one.split for one in named if one.split != "train"}
+    dealt |= trained
+    if trained or any(key not in held for key, split in dealt.items() if split == "train"):  # else all is held out
         dealt |= held
     return [
         recording if entry.has_split else replace(recording, split=dealt[_said(recording)])

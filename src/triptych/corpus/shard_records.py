@@ -11,6 +11,7 @@ audio and no tokenizer.
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 from triptych.corpus.shard_plan import PLAN_FILE, shard_name
 from triptych.corpus.shard_set import FORMAT, SHARDS_FILE
 from triptych.training.files import atomic_file, file_digest, fingerprint_of, read_json
+
+SHOWN = 8
+"""files that are named in one line"""
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,21 @@ def record_of(folder: Path, shard: int, plan: str) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def check_rejected(rejected: int, rows: int, most: float, folder: Path) -> None:
+def check_rejected(rejected: Sequence[Mapping[str, str]], rows: int, most: float, remedy: str) -> None:
     """Raises ValueError where more than the share `most` of `rows` was rejected."""
-    if rejected > most * rows:
-        reasons = (row for path in sorted(folder.glob("shard-*.json")) for row in read_json(path)["rejected"])
-        first = next(reasons, {"id": "?", "reason": "?"})
-        allowed = math.ceil(100 * rejected / rows) / 100
+    if len(rejected) > most * rows:
+        allowed = math.ceil(100 * len(rejected) / rows) / 100
         raise ValueError(
-            f"{rejected} of {rows} recordings could not be used, more than max_rejected={most:g} of them; the first is "
-            f"{first['id']}: {first['reason']}: mend them, or say max_rejected={allowed:g}"
+            f"{len(rejected)} of {rows} recordings could not be used, more than max_rejected={most:g} of them; the "
+            f"first is {rejected[0]['id']}: {rejected[0]['reason']}: {remedy}, or say max_rejected={allowed:g}"
         )
+
+
+def read_again(folder: Path, records: Mapping[int, Mapping[str, Any]]) -> str:
+    """How to have the rejected recordings of shards that are done read again."""
+    names = [f"{shard_name(k)}.json" for k, record in records.items() if record["rejected"]]
+    more = f" and {len(names) - SHOWN} more that list rejected rows" if len(names) > SHOWN else ""
+    return f"mend them, remove {', '.join(names[:SHOWN])}{more} from {folder} and give the same command"
 
 
 def complete(folder: Path, max_rejected: float, work: Work) -> Summary:
@@ -128,16 +137,20 @@ def complete(folder: Path, max_rejected: float, work: Work) -> Summary:
     share = work.waited / work.worked if work.worked else 0.0
     plan = read_json(folder / PLAN_FILE)
     count = -(-plan["rows"] // plan["rows_per_shard"])
-    records = (record_of(folder, k, fingerprint_of(plan)) for k in range(count))
-    done = [record for record in records if record is not None]
+    found = {k: record_of(folder, k, fingerprint_of(plan)) for k in range(count)}
+    records = {k: record for k, record in found.items() if record is not None}
+    done = list(records.values())
     missing = count - len(done)
     if missing:
         return Summary(folder, work.rows, work.rejected, 0.0, False, work.stopped, work.longest, share, missing=missing)
     rejected = [row for record in done for row in record["rejected"]]
     rows, seconds = sum(r["rows"] for r in done), sum(r["seconds"] for r in done)
     if rows == 0:
-        raise ValueError(f"none of {len(rejected)} recordings could be tokenized, the first: {rejected[0]['reason']}")
-    check_rejected(len(rejected), rows + len(rejected), max_rejected, folder)
+        raise ValueError(
+            f"none of {len(rejected)} recordings could be tokenized, the first: {rejected[0]['reason']}: "
+            f"{read_again(folder, records)}"
+        )
+    check_rejected(rejected, rows + len(rejected), max_rejected, read_again(folder, records))
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected)
     place(folder / "rejected.jsonl", lines.encode())
     shards = {

@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from triptych.corpus.manifest import Recording
 from triptych.corpus.reading import Heard, Job, Reader, jobs_of
 from triptych.corpus.shard_plan import ManifestIndex, begin, plan_of, shard_name
-from triptych.corpus.shard_records import Summary, Work, check_rejected, complete, place, record_of
+from triptych.corpus.shard_records import Summary, Work, check_rejected, complete, place, read_again, record_of
 from triptych.corpus.shard_set import KINDS, Ids, Row, ShardSet, codes_of, verify
 from triptych.tokenizers.trio import Tokenizers, Tokens
 from triptych.training.config import STRICT
@@ -95,13 +95,14 @@ def make_shards(
         plan: fingerprint of the plan, as `begin` returns it.
         stop_at: `time.time()` at which to stop; a shard that would not be ready by then is not begun.
     Raises:
-        ValueError: more rows were rejected than may be, or a shard is of another plan.
+        ValueError: more rows were rejected than may be, and the shard that shows it is not written; a shard is of
+            another plan.
     """
     there = {k: record for k in shards if (record := record_of(folder, k, plan)) is not None}
     rows = sum(record["rows"] for record in there.values())
-    rejected = sum(len(record["rejected"]) for record in there.values())
+    rejected = [row for record in there.values() for row in record["rejected"]]
     total = sum(min(index.rows_per_shard, index.rows - k * index.rows_per_shard) for k in shards)
-    check_rejected(rejected, rows + rejected, config.max_rejected, folder)
+    check_rejected(rejected, rows + len(rejected), config.max_rejected, read_again(folder, there))
 
     def jobs() -> Iterator[Job]:
         for k in shards:
@@ -120,15 +121,16 @@ def make_shards(
                 known = codes_of(Path(config.codes_from), job.shard)
             made.add(job, heard, tokenizers, known)
             if job.last:
-                rows, rejected = rows + len(made.rows), rejected + len(made.rejected)
+                rows, rejected = rows + len(made.rows), rejected + made.rejected_rows()
+                remedy = "mend them and give the same command"
+                check_rejected(rejected, rows + len(rejected), config.max_rejected, remedy)
                 made.write(folder, job.shard, plan)
                 made = ShardMaker()
                 slowest, shard_began = max(slowest, time.time() - shard_began), time.time()
-                check_rejected(rejected, rows + rejected, config.max_rejected, folder)
             if progress is not None:
-                progress(rows + rejected + len(made.rows) + len(made.rejected), total)
+                progress(rows + len(rejected) + len(made.rows) + len(made.rejected), total)
     worked = time.time() - began
-    return Work(rows, rejected, reader.waited, worked, worked, stopped)
+    return Work(rows, len(rejected), reader.waited, worked, worked, stopped)
 
 
 class ShardMaker:
@@ -141,6 +143,10 @@ class ShardMaker:
     @property
     def begun(self) -> bool:
         return bool(self.rows or self.rejected)
+
+    def rejected_rows(self) -> list[dict[str, str]]:
+        """In the order of the manifest."""
+        return [self.rejected[row] for row in sorted(self.rejected)]
 
     def add(
         self, job: Job, heard: Sequence[Heard | str], tokenizers: Tokenizers, known: Mapping[str, Ids] | None = None
@@ -183,6 +189,6 @@ class ShardMaker:
             "rows": len(made),
             "seconds": sum(row.seconds for row, _, _ in made),
             "files": files,
-            "rejected": [self.rejected[row] for row in sorted(self.rejected)],
+            "rejected": self.rejected_rows(),
         }
         place(folder / f"{name}.json", json.dumps(record, ensure_ascii=False).encode())

@@ -102,11 +102,12 @@ def inspect_codec(
     Raises:
         ValueError: an empty split, levels that the codec does not have, or ears that cannot be loaded.
     """
-    kept, rates = levels_kept(codec.spec.levels, config), opus_rates(config)
-    clips = take_clips(ManifestClips(manifest, spec, config.split), config.clips, config.longest_seconds)
+    kept, rates = levels_kept(codec.spec.levels, config.levels, "levels"), opus_rates(config)
+    left_out: dict[str, str] = {}
+    clips = take_clips(ManifestClips(manifest, spec, config.split), config.clips, config.longest_seconds, left_out)
     judge = load_judge(spec.sample_rate, config)
     codes = [codec.encode(clip.waveform, spec.sample_rate) for clip in clips]
-    learned = learning_codes(codec, manifest, spec, config, progress)
+    learned = learning_codes(codec, manifest, spec, config, left_out, progress)
     levels = level_bits(learned, codes, codec.spec.size, config.resamples, config.seed)
     example = min(clips, key=lambda clip: abs(len(clip.waveform) / spec.sample_rate - EXAMPLE_SECONDS))
     tally, shown = Tally(config.resamples, config.seed), Example(example.name, spec.sample_rate, {})
@@ -128,19 +129,22 @@ def inspect_codec(
         absent=judge.absent | no_opus,
         skipped={name: dict(reasons) for name, reasons in tally.skipped.items()},
         other_voices=other_voices(clips, judge),
+        left_out=left_out,
     )
     return report, shown
 
 
-def levels_kept(available: int, config: CodecInspectConfig) -> tuple[int, ...]:
-    """Numbers of levels kept, in turn.
+def levels_kept(available: int, asked: Sequence[int], key: str) -> tuple[int, ...]:
+    """Numbers of levels kept, in turn; none asked: all.
 
+    Args:
+        key: of the setting that asks.
     Raises:
         ValueError: some that the codec does not have.
     """
-    kept = tuple(sorted(set(config.levels))) or tuple(range(1, available + 1))
+    kept = tuple(sorted(set(asked))) or tuple(range(1, available + 1))
     if kept[0] < 1 or kept[-1] > available:
-        raise ValueError(f"levels={list(config.levels)}: this codec has 1 to {available} levels")
+        raise ValueError(f"{key}={list(asked)}: this codec has 1 to {available} levels")
     return kept
 
 
@@ -169,9 +173,15 @@ def renderings(
 
 
 def learning_codes(
-    codec: AcousticTokenizer, manifest: Path, spec: WaveformSpec, config: CodecInspectConfig, progress: Progress
+    codec: AcousticTokenizer,
+    manifest: Path,
+    spec: WaveformSpec,
+    config: CodecInspectConfig,
+    left_out: dict[str, str],
+    progress: Progress,
 ) -> list[NDArray[np.uint16]]:
-    """Codes of the clips that the adaptive coder learns from; none where the split is the one that is judged."""
+    """Codes of the clips that the adaptive coder learns from; none where the split is the one that is judged. Why some
+    cannot be heard is said in `left_out`."""
     if not config.learn_clips or config.learn_split == config.split:
         return []
     try:
@@ -181,21 +191,34 @@ def learning_codes(
     chosen = evenly(range(len(source)), config.learn_clips)
     codes = []
     for number, index in enumerate(chosen):
-        codes.append(codec.encode(source.waveform(index), spec.sample_rate))
+        if why := source.why_unheard(index):
+            left_out[source.name(index)] = why
+        else:
+            codes.append(codec.encode(source.waveform(index), spec.sample_rate))
         progress(number + 1, len(chosen), "codes to learn from")
     return codes
 
 
-def take_clips(source: ManifestClips, count: int, longest_seconds: float) -> list[Clip]:
-    """`count` clips, evenly over the order of the manifest, so that each speaker of a sorted one has some.
+def take_clips(source: ManifestClips, count: int, longest_seconds: float, left_out: dict[str, str]) -> list[Clip]:
+    """`count` clips, evenly over the order of the manifest, so that each speaker of a sorted one has some. Why some of
+    them cannot be heard is said in `left_out`.
 
     Raises:
-        ValueError: all are too long.
+        ValueError: all are too long, or none can be heard.
     """
     fit = [i for i in range(len(source)) if source.seconds(i) <= longest_seconds]
     if not fit:
         raise ValueError(f"no recording of the split is {longest_seconds:g} s or shorter: raise longest_seconds")
-    return [Clip(source.name(i), source.waveform(i), source.text(i), source.speaker(i)) for i in evenly(fit, count)]
+    clips = []
+    for i in evenly(fit, count):
+        if why := source.why_unheard(i):
+            left_out[source.name(i)] = why
+        else:
+            clips.append(Clip(source.name(i), source.waveform(i), source.text(i), source.speaker(i)))
+    if not clips:
+        first, why = next(iter(left_out.items()))
+        raise ValueError(f"none of {len(left_out)} clips can be heard; the first is {first}: {why}")
+    return clips
 
 
 def evenly(items: Sequence[int], count: int) -> list[int]:

@@ -91,6 +91,8 @@ class Report:
     """measure -> reason -> clips (of all rows) that have no number"""
     other_voices: float | None = None
     """mean cosine of clips of different speakers among those judged: what 'voice' falls to when it is lost"""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """name of a clip that cannot be heard -> why"""
 
 
 def level_name(levels: int) -> str:

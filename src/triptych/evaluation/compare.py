@@ -3,6 +3,7 @@
 the same utterances in both     paired: the differences are resampled                 (Efron and Tibshirani 1993)
 other utterances                each report is resampled by itself
 other bundle, other judges      is said; figures of other judges cannot be compared, and are left out
+another machine                 is said; what it costs cannot be compared, and is left out
 """
 
 from collections.abc import Mapping
@@ -11,22 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from triptych.evaluation.estimate import INSIDE, Estimate
+from triptych.evaluation.estimate import FEWEST, INSIDE, Estimate
 from triptych.evaluation.report import Column, Section, Values
 
 if TYPE_CHECKING:
     from triptych.evaluation.evaluate import Report
 
-FEWEST = 6
-"""utterances, below which a bootstrap says nothing of chance"""
-JUDGE_OF = {
-    "continuing/heard-sense": "language model",
-    "words": "recogniser", "characters": "recogniser", "heard": "recogniser", "voice": "speaker",
-    "natural": "naturalness", "dnsmos": "naturalness",
-    "speaking/loop": "recogniser", "speaking/early": "recogniser", "speaking/overrun": "recogniser",
-    "speaking/any": "recogniser",
+EAR = ("recogniser",)
+JUDGES_OF: dict[str, tuple[str, ...]] = {
+    "continuing/heard-sense": ("recogniser", "language model"),
+    "words": EAR, "characters": EAR, "heard": EAR, "voice": ("speaker",),
+    "natural": ("naturalness",), "dnsmos": ("naturalness",),
+    "speaking/loop": EAR, "speaking/early": EAR, "speaking/overrun": EAR, "speaking/any": EAR,
 }  # fmt: skip
-"""column, up to a '-', in any section or in one -> the judge that it needs"""
+"""column, up to a '-', in any section or in one -> the judges that it needs"""
 SHARED = 0.5
 """of the utterances of both that must be the same, to be paired"""
 
@@ -63,16 +62,22 @@ def compare(here: "Report", there: "Report", resamples: int, seed: int) -> Compa
     """Every figure that both have, of this report less the other."""
     others = {section.name: section for section in there.sections}
     said = here.subject["judges"]["names"], there.subject["judges"]["names"]
-    unlike = {judge for judge in set(JUDGE_OF.values()) if said[0].get(judge) != said[1].get(judge)}
+    judges = {judge for those in JUDGES_OF.values() for judge in those}
+    unlike = {judge for judge in judges if said[0].get(judge) != said[1].get(judge)}
     if here.subject["settings"].get("language_model") != there.subject["settings"].get("language_model"):
         unlike.add("language model")
     found = [
         difference
         for section in here.sections
-        if section.name in others
+        if section.name in others and (section.name != "cost" or same_machine(here.subject, there.subject))
         for difference in of_section(section, others[section.name], unlike, resamples, seed)
     ]
     return Comparison(there.subject["bundle"]["name"], tuple(found), tuple(remarks(here.subject, there.subject)))
+
+
+def same_machine(here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether seconds of both can be compared."""
+    return bool(here.get("machine") == there.get("machine"))
 
 
 def remarks(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
@@ -84,6 +89,8 @@ def remarks(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
         found.append(
             "The manifests differ: figures are compared as those of other recordings, where their names differ."
         )
+    if not same_machine(here, there):
+        found.append(f"The machines differ ({here.get('machine')}; {there.get('machine')}): cost is not compared.")
     for kind in ("recogniser", "speaker", "naturalness"):
         one, other = (said["judges"]["names"].get(kind) for said in (here, there))
         if one != other:
@@ -106,17 +113,17 @@ def of_section(here: Section, there: Section, unlike: set[str], resamples: int, 
         for row, cells in table.values.items() if other else ():
             for key, values in cells.items():
                 against = other.values.get(row, {}).get(key, {}) if other else {}
-                if values and against and judge_of(here.name, key) not in unlike:
+                if values and against and unlike.isdisjoint(judges_of(here.name, key)):
                     place = (here.name, table.title, row, table.columns[key])
                     found.append(difference(place, values, against, resamples, seed))
     return found
 
 
-def judge_of(section: str, column: str) -> str | None:
-    """The judge that a column of a section needs, if any."""
+def judges_of(section: str, column: str) -> tuple[str, ...]:
+    """The judges that a column of a section needs."""
     kind = column.split("-")[0]
     named = (f"{section}/{column}", f"{section}/{kind}", kind)
-    return next((JUDGE_OF[name] for name in named if name in JUDGE_OF), None)
+    return next((JUDGES_OF[name] for name in named if name in JUDGES_OF), ())
 
 
 def difference(

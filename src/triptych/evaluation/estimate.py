@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FEWEST = 6
+"""utterances, below which a bootstrap says nothing of chance"""
 INSIDE = (2.5, 97.5)
 """percentiles between which the interval lies"""
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import triptych
+from triptych.evaluation.codec import levels_kept
 from triptych.evaluation.compare import Comparison, compare
 from triptych.evaluation.page import page
+from triptych.evaluation.pairs import described as described_pairs
 from triptych.evaluation.pairs import read_pairs
 from triptych.evaluation.report import Section
 from triptych.evaluation.sections.blame import blame_section
@@ -30,6 +32,7 @@ from triptych.evaluation.sections.likelihood import likelihood_section
 from triptych.evaluation.sections.speaking import sentences, speaking_section
 from triptych.evaluation.sections.stages import stages_section
 from triptych.evaluation.sections.tokens import tokens_section
+from triptych.evaluation.sense import NO_MODEL, check_model
 from triptych.evaluation.subject import Evaluation, Progress
 from triptych.training.files import atomic_file, file_digest, fingerprint_of, read_json, write_json
 
@@ -48,6 +51,8 @@ SECTIONS: dict[str, Callable[[Evaluation], Section]] = {
 """in the order of the page"""
 ON_REQUEST: tuple[str, ...] = ("blame",)
 """sections that are measured only when they are named"""
+LONGEST_CONTINUED = 60.0
+"""seconds that `Cascade.continue_` takes"""
 NOT_JUDGING = ("samples", "sections", "slots")
 """settings that may differ between the runs that make one report"""
 
@@ -82,13 +87,25 @@ def check_given(subject: Evaluation, names: Sequence[str]) -> None:
     """What sections read is known to be there before a folder is made, and before hours of listening.
 
     Raises:
-        ValueError: an empty split, texts that cannot be spoken, or pairs that cannot be read.
+        ValueError: an empty split, levels that the codec does not have, texts that cannot be spoken, a length that
+            cannot be continued, or a language model or pairs that cannot be read.
     """
-    _ = subject.clips
+    settings = subject.settings
+    _ = subject.heard
+    if "codec" in names:
+        levels_kept(subject.cascade.tokenizers.acoustic.spec.levels, settings.codec_levels, "codec_levels")
     if "speaking" in names:
         sentences(subject)
+    if "continuing" in names:
+        shortest = float(subject.cascade.grid.beat)
+        if not shortest <= settings.continued_seconds <= LONGEST_CONTINUED:
+            raise ValueError(
+                f"continued_seconds={settings.continued_seconds:g}: give {shortest:g} to {LONGEST_CONTINUED:g}"
+            )
+        if settings.language_model != NO_MODEL:
+            check_model(settings.language_model)
     if "likelihood" in names:
-        for folder in subject.settings.pairs:
+        for folder in settings.pairs:
             read_pairs(Path(folder))
 
 
@@ -100,6 +117,7 @@ def described(subject: Evaluation, bundle: Path, name: str) -> dict[str, Any]:
     settings = asdict(subject.settings)
     for key in ("recogniser", "speaker", "language_model", "sentences_file"):
         settings[key] = Path(settings[key]).name if Path(settings[key]).exists() else settings[key]
+    settings["pairs"] = [described_pairs(Path(folder)) for folder in subject.settings.pairs]
     if subject.settings.sentences_file:
         settings["sentences_file"] += f" ({file_digest(Path(subject.settings.sentences_file))[:8]})"
     said = {

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from triptych.corpus.clips import ManifestClips
 from triptych.evaluation.abx import abx_absence, abx_error
 from triptych.evaluation.estimate import Estimate
-from triptych.evaluation.token_clips import Ears, Heard, draw
+from triptych.evaluation.token_clips import Ears, Heard, audible, draw
 from triptych.evaluation.token_report import Progress, SpeakerNumbers, linear_numbers
 from triptych.evaluation.tokens import Purity, Use, purity, use
 from triptych.tokenizers.semantic.compared import standardised
@@ -120,7 +120,8 @@ def inspect_layers(
     if abx and (gone := abx_absence()):
         missing["ABX"], abx = gone, False
     clips = ManifestClips(manifest, WaveformSpec(SAMPLE_RATE), split=None)
-    learned, held_out = draw(clips, config.clips, config.held_out, config.longest_seconds, config.seed)
+    drawn_clips = draw(clips, config.clips, config.held_out, config.longest_seconds, config.seed)
+    learned, held_out = (audible(clips, those, missing) for those in drawn_clips)
     chosen, rate = [*learned, *held_out], 0.0
     heard: list[Heard] = []
     rows: list[LayerRow] = []

@@ -96,27 +96,32 @@ def make_pairs(
     *,
     bundle: str = "",
 ) -> list[Path]:
-    """Speaks every pair in every voice; returns the gold files. Wavs that lie there already are not made again.
+    """Speaks every pair in every voice; returns the gold files. What lies there already is not made again.
 
     Args:
         bundle: a fingerprint of the cascade's files, by which a later call knows whether it goes on with the same.
     Raises:
-        ValueError: a text that cannot be spoken, before any is; a test that is complete already; a folder that was
-            begun by another cascade or with other settings.
+        ValueError: a text that cannot be spoken, before any is; tests that are all complete already, or were made
+            elsewhere; a folder that was begun by another cascade or with other settings.
     """
     check_texts(cascade, pairs)
     golds = {test: folder / test / "dev" / GOLD for test in KINDS if any(pair.test == test for pair in pairs)}
-    for gold in golds.values():
-        if gold.exists():
-            raise ValueError(f"{gold} exists already: name another output, or remove {gold.parent}")
+    there = [gold for gold in golds.values() if gold.exists()]
+    if there and (len(there) == len(golds) or not (folder / MADE_OF).exists()):
+        raise ValueError(f"{there[0]} exists already: name another output, or remove {there[0].parent}")
     whose = [file_digest(Path(voice)) if Path(voice).is_file() else voice for voice in voices]
     said = {"list": fingerprint_of([asdict(pair) for pair in pairs]), "voices": whose}
     claim(folder, {"bundle": bundle, "settings": asdict(settings), **said})
     total, done = 2 * len(pairs) * len(voices), 0
     for test, gold in golds.items():
+        mine = [pair for pair in pairs if pair.test == test]
+        if gold in there:
+            done += 2 * len(mine) * len(voices)
+            progress(done, total)
+            continue
         rows = []
         number = 0
-        for place, pair in enumerate(pair for pair in pairs if pair.test == test):
+        for place, pair in enumerate(mine):
             for voice in voices:
                 for text, correct in ((pair.right, 1), (pair.wrong, 0)):
                     name = f"{number}{SEPARATOR.get(test, '_')}{plain(text)}-{plain(Path(voice).stem)}"

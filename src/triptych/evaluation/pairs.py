@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from triptych.training.files import file_digest, fingerprint_of
+
 GOLD = "gold.csv"
 KINDS = {"lexical": "sWUGGY", "syntactic": "sBLIMP", "story": "StoryCloze"}
 """folder, as in ZeroSpeech 2021 -> what the field calls the test"""
@@ -62,6 +64,13 @@ def read_pairs(folder: Path) -> list[PairSet]:
     if any(wav.with_name(wav.name.replace(RIGHT, MUTUAL)).exists() for wav in cut_up):
         return [PairSet(folder.name, tuple(cut_pair(wav, folder) for wav in cut_up))]
     return [read_numbered(folder)]
+
+
+def described(folder: Path) -> str:
+    """A folder of pairs by its name and its content, wherever it lies."""
+    files = sorted([*folder.rglob(GOLD), *folder.rglob("*.wav")])
+    content = fingerprint_of({file.relative_to(folder).as_posix(): file_digest(file) for file in files})
+    return f"{folder.resolve().name} ({content[:8]})"
 
 
 def name_of(place: Path, folder: Path) -> str:

@@ -6,6 +6,29 @@ wrote down. Knows no sound.
 
 from typing import Any
 
+NO_MODEL = "none"
+"""in the place of a name: nobody reads"""
+
+
+def check_model(name: str) -> None:
+    """Whether there is such a model, by its small files alone.
+
+    Raises:
+        ValueError: no such model, here or on the hub.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        AutoConfig.from_pretrained(name)
+        AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise cannot_load(name, error) from None
+
+
+def cannot_load(name: str, error: Exception) -> ValueError:
+    """What is said of a model that is none."""
+    return ValueError(f"language_model {name}: cannot be loaded: {str(error).splitlines()[0]}")
+
 
 class Reader:
     """A causal language model through transformers.
@@ -21,7 +44,7 @@ class Reader:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
             self.model: Any = AutoModelForCausalLM.from_pretrained(name).eval()
         except (OSError, ValueError) as error:
-            raise ValueError(f"language_model {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
+            raise cannot_load(name, error) from None
 
     def nats(self, text: str) -> float | None:
         """The negative log probability of a text after the model's first token, in nats; None for a text without words.

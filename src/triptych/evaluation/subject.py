@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from triptych.corpus.clips import part_of
+from triptych.corpus.clips import part_of, reason_of
 from triptych.corpus.manifest import Recording, Split, read_manifest
 from triptych.evaluation.codec import evenly
 from triptych.evaluation.judges import Judges
@@ -116,6 +116,42 @@ class Evaluation:
         return tuple(self.recordings[i] for i in evenly(fit, self.settings.clips))
 
     @cached_property
+    def unheard(self) -> dict[str, str]:
+        """Why clips cannot be heard, by their ids."""
+        return {clip.id: why for clip in self.clips if (why := self.why_unheard(clip))}
+
+    @cached_property
+    def heard(self) -> tuple[Recording, ...]:
+        """The clips that can be heard.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = tuple(clip for clip in self.clips if clip.id not in self.unheard)
+        if not found:
+            first, why = next(iter(self.unheard.items()))
+            raise ValueError(
+                f"{self.manifest}: none of its {len(self.clips)} judged clips can be heard; the first is {first}: {why}"
+            )
+        return found
+
+    @property
+    def left_out(self) -> str:
+        """A sentence of the clips that cannot be heard; empty where there is none."""
+        if not self.unheard:
+            return ""
+        first, why = next(iter(self.unheard.items()))
+        return f" Of {len(self.clips)} clips, left out as they cannot be heard: {len(self.unheard)} ({first}: {why})."
+
+    def why_unheard(self, recording: Recording) -> str:
+        """Why a recording cannot be heard; empty where it can."""
+        try:
+            self.waveform(recording)
+        except ValueError as error:
+            return reason_of(error, recording)
+        return ""
+
+    @cached_property
     def trained_speakers(self) -> frozenset[str]:
         """Speakers of the manifest's split 'train': their voices are known to the cascade, if it was trained on it."""
         return frozenset(r.speaker for r in self.recordings if r.split == "train" and r.speaker)
@@ -139,7 +175,8 @@ class Evaluation:
     def _next(self, recording: Recording, fits: Callable[[Recording], bool]) -> Recording | None:
         place = self.recordings.index(recording)
         turn = self.recordings[place + 1 :] + self.recordings[:place]
-        return next((r for r in turn if fits(r) and r.seconds <= self.settings.longest_seconds), None)
+        fit = (r for r in turn if fits(r) and r.seconds <= self.settings.longest_seconds)
+        return next((r for r in fit if not self.why_unheard(r)), None)
 
     def expected_seconds(self, text: str) -> float:
         """How long the semantic stage takes a text to be; 0 for a cascade without text."""

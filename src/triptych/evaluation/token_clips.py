@@ -6,6 +6,7 @@
 Knows no tokenizer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,21 @@ def draw(clips: ManifestClips, learned: int, held_out: int, longest: float, seed
             f"{len(short)} clips of at most {longest:g} s are too few: give more, or a larger longest_seconds"
         )
     return sorted(order[:learned]), kept
+
+
+def audible(clips: ManifestClips, indices: Sequence[int], missing: dict[str, str]) -> list[int]:
+    """Those of `indices` that can be heard; why others cannot is said in `missing`.
+
+    Raises:
+        ValueError: none can.
+    """
+    reasons = {i: clips.why_unheard(i) for i in indices}
+    missing |= {f"clip {clips.name(i)}": why for i, why in reasons.items() if why}
+    heard = [i for i, why in reasons.items() if not why]
+    if not heard:
+        first, why = next(iter(reasons.items()))
+        raise ValueError(f"none of {len(reasons)} clips can be heard; the first is {clips.name(first)}: {why}")
+    return heard
 
 
 class Ears:

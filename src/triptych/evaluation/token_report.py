@@ -23,7 +23,7 @@ from triptych.evaluation.estimate import Estimate, estimate
 from triptych.evaluation.phone_probe import PhoneProbe, Said, fit_probe, probe_error
 from triptych.evaluation.phones import phones_of_frames
 from triptych.evaluation.probes import pitch_probe, speaker_probe
-from triptych.evaluation.token_clips import Ears, Heard, draw
+from triptych.evaluation.token_clips import Ears, Heard, audible, draw
 from triptych.evaluation.tokens import Change, Ids, Purity, Use, change, purity, use
 from triptych.tokenizers.semantic.filterbank import SAMPLE_RATE
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
@@ -142,7 +142,8 @@ def inspect_tokens(
     missing: dict[str, str] = {}
     ears = Ears(text, aligner, missing, config.device)
     clips = ManifestClips(manifest, WaveformSpec(SAMPLE_RATE), split=None, cache_bytes=0)
-    learned, held_out = draw(clips, config.clips, config.held_out, config.longest_seconds, config.seed)
+    drawn_clips = draw(clips, config.clips, config.held_out, config.longest_seconds, config.seed)
+    learned, held_out = (audible(clips, those, missing) for those in drawn_clips)
     ways, cannot = disturbances(1 / float(tokenizer.spec.frame_rate)) if config.disturb else ([], {})
     missing |= cannot
     rate, heard = float(tokenizer.spec.frame_rate), []

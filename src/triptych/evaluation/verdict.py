@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.evaluation.estimate import INSIDE, Estimate
+from triptych.evaluation.estimate import FEWEST, INSIDE, Estimate
 from triptych.evaluation.report import Values
 
 Numbers = NDArray[np.float64]
@@ -68,7 +68,7 @@ class Verdict:
     """Which part to work on first."""
 
     part: str | None
-    """None: no part loses more than chance may"""
+    """None: no part loses more than chance may, or there are too few utterances to say"""
     sure: float
     """share of the resamples in which this part loses most"""
     shares: dict[str, Estimate]
@@ -95,7 +95,8 @@ def verdict(found: Mapping[str, Losses], parts: Sequence[str], resamples: int, s
     }
     worst = int(point.argmax())
     sure = float((spread.argmax(axis=1) == worst).mean())
-    return Verdict(known[worst] if lows[worst] > 0 else None, sure, shares)
+    beyond_chance = len(place) >= FEWEST and lows[worst] > 0
+    return Verdict(known[worst] if beyond_chance else None, sure, shares)
 
 
 def share_of(found: Mapping[str, Losses], part: str, place: Mapping[str, int], counts: Numbers) -> Numbers:

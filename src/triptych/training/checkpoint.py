@@ -11,8 +11,8 @@ Invariant: whatever stops the writing, `latest` and `best` name whole checkpoint
 """
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from triptych.training.files import atomic_file, atomic_folder, read_json, write
 
 TRAINED = "trainer/weights.safetensors"
 """in a checkpoint whose model.safetensors holds averages: the weights that are trained"""
+MOMENTS = "trainer/optimizer.safetensors"
+"""its metadata say whether there are averages"""
 
 
 def write_checkpoint(
@@ -62,7 +64,7 @@ def write_checkpoint(
             if average:
                 save_model(model, str(beside / TRAINED))
             moments = gathered[1] if gathered else _moments(model, optimizers)
-            save_file(moments, beside / "trainer" / "optimizer.safetensors")
+            save_file(moments, beside / MOMENTS, {"averaged": "yes"} if average else None)
         except SafetensorError as error:
             raise OSError(str(error)) from None
         if read is not None:
@@ -118,12 +120,13 @@ def restore(
         optimizers: that take moments; none where somebody else keeps them, as DeepSpeed does.
         learning: the parameters that learn from now on.
     Raises:
-        ValueError: weights that are not this model's, or some that learned and would stand still now.
+        ValueError: weights that are not this model's, or some that learned and would stand still now; a file that is
+            missing or cut short.
     """
     trained = folder / TRAINED
-    _load_weights(trained if trained.exists() else folder / "model.safetensors", model)
+    _load_weights(trained if trained.exists() or _has_averages(folder) else folder / "model.safetensors", model)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as stored:
+    with _reading(folder / MOMENTS) as stored:
         learned = {key.removeprefix("exp_avg.") for key in stored.keys() if key.startswith("exp_avg.")}  # noqa: SIM118
         for optimizer in optimizers:
             for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
@@ -142,20 +145,37 @@ def restore(
 
 
 def verify_checkpoint(path: Path) -> None:
-    """Reads the weights of a checkpoint, or of a run's latest one.
+    """Reads all tensors of a checkpoint, or of a run's latest one: the weights, and what resuming needs.
 
     Raises:
-        ValueError: they cannot be read, or not all are numbers.
+        ValueError: a file is missing or cannot be read, or not all of it are numbers.
     """
-    file = find_checkpoint(path) / "model.safetensors"
-    try:
-        with safe_open(file, "pt") as stored:
+    folder = find_checkpoint(path)
+    files = {folder / "model.safetensors", *folder.rglob("*.safetensors")}
+    if (folder / "trainer").exists():  # which a model that was given away has not
+        files |= {folder / MOMENTS, *([folder / TRAINED] if _has_averages(folder) else [])}
+    for file in sorted(files):
+        with _reading(file) as stored:
             for name in stored.keys():  # noqa: SIM118
                 tensor = stored.get_tensor(name)
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise ValueError(f"{file}: {name} is not all numbers: copy the folder again")
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Any]:
+    """The open file; what goes wrong with it is said in one line that names it."""
+    try:
+        with safe_open(file, "pt") as stored:
+            yield stored
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} cannot be read, copy the folder again: {str(error)[:160]}") from None
+
+
+def _has_averages(folder: Path) -> bool:
+    """Whether model.safetensors holds averages, as the moments beside it say."""
+    with _reading(folder / MOMENTS) as stored:
+        return bool(stored.metadata()) and stored.metadata().get("averaged") == "yes"
 
 
 def average_of(model: nn.Module, keep: float, folder: Path) -> Average | None:
@@ -164,14 +184,16 @@ def average_of(model: nn.Module, keep: float, folder: Path) -> Average | None:
         return None
     average = Average(model, keep)
     if (folder / TRAINED).exists():
-        average.restore(folder / "model.safetensors")
+        with _reading(folder / "model.safetensors"):
+            average.restore(folder / "model.safetensors")
     return average
 
 
 def _load_weights(file: Path, model: nn.Module) -> None:
     may_be_new, may_be_gone = (getattr(model, name, ()) for name in ("may_be_new", "may_be_gone"))
     try:
-        missing, unexpected = load_model(model, file, strict=False)
+        with _reading(file):
+            missing, unexpected = load_model(model, file, strict=False)
     except RuntimeError as error:  # a size that does not fit
         raise ValueError(f"{file} does not fit this config: {str(error).splitlines()[-1].strip()}") from None
     absent = sorted(name for name in missing if not name.startswith(may_be_new))

@@ -63,7 +63,8 @@ def ranks(device: str, timeout: float = TIMEOUT, *, even_alone: bool = False) ->
         world_size=everyone,
         timeout=timedelta(seconds=timeout + 10 * ANSWER),  # the roll call speaks first
     )
-    _roll_call.append(call.start())
+    if everyone > 1:  # alone, nobody is waited for
+        _roll_call.append(call.start())
     try:
         yield
     except Exception as error:

@@ -58,7 +58,7 @@ class RollCall:
     """This rank's entry in the store, and its sight of the others.
 
     Args:
-        timeout: seconds without a step after which `end` is called with a line that names who is missing.
+        timeout: seconds without a micro-batch after which `end` is called with a line that names who is missing.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class RollCall:
             if time.monotonic() - self._moved > self.timeout:
                 line = self.missing()
                 if not self._done.is_set():
-                    self._end(f"{line}; gave up after {self.timeout:g} s without a step (training.timeout)")
+                    self._end(f"{line}; gave up after {self.timeout:g} s without a micro-batch (training.timeout)")
                 return
 
     def _leave(self, line: str) -> None:

@@ -25,6 +25,9 @@ import torch
 from triptych.training.distributed import before_leaving, rank, wait_for_all
 from triptych.training.files import atomic_file, read_json, write_json
 
+_held: set[Path] = set()
+"""locks of this very process"""
+
 
 def refuse_run(path: Path) -> None:
     """Raises ValueError where `path` holds a run: to be asked before anything of it is written."""
@@ -106,19 +109,23 @@ class RunFolder:
                 except OSError:  # a full disk
                     lock.unlink()
                     raise
+            _held.add(lock.resolve())
             return
         except FileExistsError:
             try:
                 owner = read_json(lock)
             except ValueError as error:
                 raise ValueError(f"{error}: remove it, if no process trains there") from None
-        here = owner.get("host") == mine["host"]
-        if not here or _alive(int(owner["pid"])):
+        pid, here = int(owner["pid"]), owner.get("host") == mine["host"]
+        # a container that began anew gives the same number again
+        alive = lock.resolve() in _held if pid == mine["pid"] else _alive(pid)
+        if not here or alive:
             raise ValueError(
                 f"{self.path} belongs to process {owner['pid']} on {owner['host']}: "
                 f"choose another run folder, or remove {lock} if that process is gone"
             )
         write_json(lock, mine)
+        _held.add(lock.resolve())
 
     def log(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Appends one line to metrics.jsonl, and the same scalars to TensorBoard."""
@@ -154,6 +161,7 @@ class RunFolder:
         if not self.writes:
             return
         self._end_log()
+        _held.discard((self.path / "lock").resolve())
         (self.path / "lock").unlink(missing_ok=True)
 
     def __enter__(self) -> "RunFolder":

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from triptych.training.config import TrainingConfig
-from triptych.training.distributed import collective_device, sum_metrics, sum_over_ranks
+from triptych.training.distributed import collective_device, reached, sum_metrics, sum_over_ranks
 from triptych.training.guard import blame, blame_gradients
 from triptych.training.optimiser import Learner, follow
 from triptych.training.zero import ZeroEngine
@@ -47,7 +47,8 @@ def take_step(
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     total, losses = 0.0, []
-    for micro_batch in micro_batches:
+    for number, micro_batch in enumerate(micro_batches, 1):
+        reached(f"step {step}, micro-batch {number}")
         with autocast(device, config.dtype):
             loss, metrics = model.loss(micro_batch)  # type: ignore[operator]
         weight = float(metrics.get("targets", 1.0))

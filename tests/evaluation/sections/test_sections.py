@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -121,7 +122,9 @@ def test_converting_is_nearer_the_target(subject: Evaluation) -> None:
     row = converted.rows["from known voices"]
     assert row["voice-nearer"].estimate is not None and row["voice-nearer"].estimate.mean == 1.0
     assert row["words"].estimate is not None and row["words"].estimate.mean == 0.0
-    assert converted.rows["recordings: unnamed voices"]["words"].estimate is not None  # what is heard is its text
+    assert converted.rows["from unnamed voices"]["words"].estimate is not None  # what is heard is its text
+    unnamed = converted.rows["recordings: unnamed voices"]["words"]
+    assert unnamed.estimate is None and unnamed.why == "no text"  # which says nothing of the recording
 
 
 def test_the_codec_level_by_level(subject: Evaluation) -> None:
@@ -140,6 +143,23 @@ def test_groups_and_parts(subject: Evaluation) -> None:
     assert part.id == "part" and subject.file(part) != part.path
     assert soundfile.info(subject.file(part)).duration == pytest.approx(2.5, abs=0.01)
     assert subject.file(subject.clips[0]) == subject.clips[0].path
+
+
+@pytest.mark.parametrize("section", [codec_section, speaking_section, continuing_section, converting_section])
+def test_a_clip_that_cannot_be_heard_is_left_out_with_its_reason(subject: Evaluation, section: Any) -> None:
+    silent = subject.clips[1]
+    soundfile.write(silent.path, np.zeros(round(silent.seconds * 4000)), 4000)
+    found = section(subject)
+    assert f"Of 4 clips, left out as they cannot be heard: 1 ({silent.id}: silence throughout)." in found.about
+    values = [cell for table in found.tables for row in table.values.values() for cell in row.values()]
+    assert any("1" in cell for cell in values) and not any(silent.id in cell for cell in values)
+
+
+def test_clips_of_which_none_can_be_heard_are_refused(subject: Evaluation) -> None:
+    for clip in subject.clips:
+        clip.path.write_text("no audio")
+    with pytest.raises(ValueError, match="none of its 4 judged clips can be heard; the first is 1: not an audio file"):
+        _ = subject.heard
 
 
 @pytest.mark.parametrize("section", [speaking_section, continuing_section, converting_section])

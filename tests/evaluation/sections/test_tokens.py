@@ -51,6 +51,25 @@ def test_phones_that_the_manifest_gives_are_read_in_the_middle_of_frames(evaluat
     assert (phones_given(evaluation.clips[0], 3, 25.0, numbers) == -1).all()
 
 
+def test_phones_of_a_part_of_a_file_are_read_from_where_it_begins(evaluation: Evaluation) -> None:
+    """lhotse leaves their times as they are in the file, however its cuts are trimmed."""
+    from lhotse import CutSet, RecordingSet, SupervisionSegment, SupervisionSet
+    from lhotse import Recording as LhotseRecording
+    from lhotse.supervision import AlignmentItem
+
+    path = evaluation.folder / "parts.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = LhotseRecording.from_file(evaluation.clips[0].path, recording_id="x")
+    phones = [AlignmentItem("AH", 0.4, 0.04), AlignmentItem("B", 0.44, 0.08)]
+    said = SupervisionSegment("s", "x", 0.4, 0.2, text="hi", alignment={"phone": phones})
+    cuts = CutSet.from_manifests(RecordingSet.from_recordings([sound]), SupervisionSet.from_segments([said]))
+    cuts.trim_to_supervisions().to_file(path)
+    (found,) = read_manifest(path)
+    write_manifest(path, [found])
+    for clip in (found, *read_manifest(path)):
+        assert phones_given(clip, 5, 25.0, {}).tolist() == [0, 1, 1, -1, -1]
+
+
 def test_companions_are_of_the_judged_voices_and_judged_never(evaluation: Evaluation) -> None:
     judged = evaluation.clips
     beside = companions(evaluation.recordings, judged)

@@ -210,3 +210,12 @@ def test_a_copied_codec_computes_with_its_own_weights(codec):
     latent = torch.zeros(1, codec.model.config.hidden_size, 4)
     before, after = codec.model.decoder(latent), other.decoder(latent)
     assert (before - after).abs().max() > 0.01
+
+
+def test_a_clip_that_cannot_be_used_says_how_to_go_on(tmp_path):
+    class Silent(Noise):
+        def waveform(self, i):
+            raise ValueError(f"{i}.wav: silence throughout")
+
+    with pytest.raises(ValueError, match=r"silence throughout: take noise \d out of the manifest.*prepare --strict"):
+        fit_acoustic(Silent(), Noise(), tmp_path / "codec", TINY)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import EncodecConfig, EncodecModel
 
+from triptych.tokenizers.acoustic import codec as codec_module
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 
 RATE = 24_000
@@ -88,6 +90,26 @@ def test_fewer_levels_are_the_first_ones(codec: AcousticTokenizer, checkpoints: 
         assert few.spec.fingerprint != codec.spec.fingerprint
     with pytest.raises(ValueError, match=r"levels=99: this codec has 1 to \d levels"):
         AcousticTokenizer.load(source, 99)
+
+
+def test_a_tilde_is_the_home_folder(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(checkpoints["dac"].parent))
+    for source in checkpoints.values():
+        assert AcousticTokenizer.load(f"~/{source.name}").spec == AcousticTokenizer.load(source).spec
+
+
+def test_what_is_heard_in_one_piece_has_a_longest(
+    codec: AcousticTokenizer, ahead: AcousticTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_module, "ONE_PIECE_MINUTES", 0.1)
+    assert codec.encode(noise(6 * RATE), RATE).shape[1] == 6 * codec.frame_rate
+    for one in (codec, ahead):
+        in_spans = one is codec and codec.spec.name == "encodec"
+        refused = pytest.raises(
+            ValueError, match=r"the recording: 0\.1 minutes are too long for this .* one piece: cut"
+        )
+        with nullcontext() if in_spans else refused:
+            assert one.encode(noise(7 * RATE), RATE).shape[1] == 7 * one.frame_rate
 
 
 @pytest.mark.parametrize("rounded", [False, True])

@@ -19,6 +19,7 @@ from triptych.stages.request import Settings
 from triptych.stages.span import PromptConfig
 from triptych.stages.speech import Speech
 from triptych.stages.stage import Specs
+from triptych.tokenizers.acoustic import codec as codec_module
 from triptych.tokenizers.acoustic.codec import AcousticTokenizer
 from triptych.tokenizers.spec import TokenizerSpec, WaveformSpec
 from triptych.tokenizers.trio import Tokenizers
@@ -90,6 +91,15 @@ def test_codes_come_back_from_shards_and_decode_to_the_clip(
         assert len(sound) == beats * grid.beat * codec.sample_rate >= tokens.samples
     if codec.codebook_size == 2048:  # ids that a size of 1024 could not hold
         assert max(int(shards.codes(i).max()) for i in range(len(SECONDS))) >= 1024
+
+
+def test_a_recording_too_long_for_one_piece_is_rejected(
+    shards: ShardSet, tokenizers: Tokenizers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_module, "ONE_PIECE_MINUTES", 1.0 / 60)
+    summary = write_shards(tmp_path / "m.jsonl", tokenizers, tmp_path / "few", ShardConfig(max_rejected=0.5))
+    assert (summary.rows, summary.rejected) == (1, 1)
+    assert summary.first_reason is not None and "minutes are too long" in summary.first_reason
 
 
 def test_crops_of_both_lie_at_the_same_time(shards: ShardSet, tokenizers: Tokenizers) -> None:

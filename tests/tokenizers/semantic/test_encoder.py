@@ -172,3 +172,11 @@ def test_names_that_are_no_folder_are_refused_without_a_network(
             Encoder.load(name, 1)
     with pytest.raises(ValueError, match="hub cannot be reached"):
         Encoder.load("owner/encoder-that-nobody-has", 1)
+
+
+def test_a_tilde_is_the_home_folder(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoints["wavlm-layer"]
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert Encoder.load(f"~/{folder.name}", 1).dim == Encoder.load(Path("~") / folder.name, 1).dim == 32
+    with pytest.raises(ValueError, match=r"~no-such-user/here does not exist"):
+        Encoder.load("~no-such-user/here", 1)

@@ -6,14 +6,16 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from triptych.tokenizers.clips import Refused
 from triptych.tokenizers.semantic.compared import Compared
 from triptych.tokenizers.semantic.encoder import Encoder
-from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic
+from triptych.tokenizers.semantic.fit import SemanticFitConfig, fit_semantic, stream_means
 from triptych.tokenizers.semantic.means import StreamMeans, nearest
 from triptych.tokenizers.semantic.means_run import MeansRun, Position
 from triptych.tokenizers.semantic.stream import Heard
@@ -101,6 +103,56 @@ def test_a_clip_that_cannot_be_read_is_one_line(config: SemanticFitConfig, clips
     with pytest.raises(ValueError) as caught:
         list(heard(range(6)))
     assert str(caught.value) == "clip-3 is cut short"
+
+
+def with_broken(clips: Any, *broken: int) -> Any:
+    """The clips, of which these cannot be read."""
+    read = clips.waveform
+
+    def waveform(i: int) -> Any:
+        if i in broken:
+            raise ValueError(f"{i}.wav: silence throughout")
+        return read(i)
+
+    clips.waveform = waveform
+    return clips
+
+
+def test_a_clip_that_cannot_be_used_is_named_and_left_out(
+    config: SemanticFitConfig, clips: Callable[[int], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after a stop; and too many of them end the fit."""
+    config = replace(config, max_rejected=0.2)
+    whole = fit_semantic(with_broken(clips(6), 3), tmp_path / "whole", config)
+    assert capsys.readouterr().err == "clip-3 is left out: 3.wav: silence throughout\n"
+    assert 0 < whole.frames == sum(int(clips(6).seconds(i) * 24000) * 16000 // 24000 // 320 for i in (0, 1, 2, 4, 5))
+    with pytest.raises(ValueError, match=r"2 of 6 clips cannot be used.*max_rejected=0\.2 .*say max_rejected=0\.34$"):
+        fit_semantic(with_broken(clips(6), 3, 4), tmp_path / "few", config)
+    with pytest.raises(ValueError, match=r"1 of 6 clips cannot be used.*clip-3: 3\.wav.*say max_rejected=0\.17$"):
+        fit_semantic(with_broken(clips(6), 3), tmp_path / "stopped", replace(config, max_rejected=0.01))
+    assert fit_semantic(with_broken(clips(6), 3), tmp_path / "stopped", config, resume=True) == whole
+    capsys.readouterr()
+    fit_semantic(with_broken(clips(6), 3), tmp_path / "on", replace(config, start=str(tmp_path / "whole")))
+    assert capsys.readouterr().err.startswith("clip-3 is left out")
+
+
+def test_a_pass_may_end_in_clips_without_frames(config: SemanticFitConfig, clips: Callable[[int], Any]) -> None:
+    encoder = Encoder.load(config.encoder, 2)
+    config = replace(config, buffer_frames=12, passes=1)
+    heard = Heard(with_broken(clips(3), 2), encoder, Compared(standardise=True), refused=Refused(3, 0.5))
+    run: Any = SimpleNamespace(save=lambda *_: None)
+    position = stream_means(StreamMeans(12, 50, 0), heard, [2, 0, 1], config, run, Position(), None)
+    assert position.clips == 3 and position.inertia[0][1] in (1, 2)
+    assert all(np.isfinite(total) for total, _ in position.inertia)
+
+
+def test_the_first_buffer_holds_a_frame_a_cluster(
+    config: SemanticFitConfig, clips: Callable[[int], Any], tmp_path: Path
+) -> None:
+    config = replace(config, buffer_frames=10, clusters=80, passes=1)
+    assert fit_semantic(clips(6), tmp_path / "fitted", config).usage > 0
+    with pytest.raises(ValueError, match="give more clips"):
+        fit_semantic(clips(1), tmp_path / "few", config)
 
 
 class Stopped(Exception):

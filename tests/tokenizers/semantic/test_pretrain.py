@@ -27,6 +27,7 @@ from triptych.tokenizers.semantic.masked import LossWeights, MaskedPrediction
 from triptych.tokenizers.semantic.pretrain import EncoderFitConfig, fit_encoder
 from triptych.tokenizers.semantic.pretrain_data import Batch, Shelf, collate, fill_shelf, row_input, span_mask
 from triptych.tokenizers.semantic.tokenizer import SemanticTokenizer
+from triptych.tokenizers.spec import TokenizerSpec
 from triptych.tokenizers.waveform import resample
 from triptych.training.checkpoint import find_checkpoint
 from triptych.training.config import TrainingConfig
@@ -254,6 +255,9 @@ def test_what_cannot_be_learned_is_refused_at_once(clips: Callable, letters: obj
         fit_encoder(clips(3), tmp_path / "e", tiny(targets="best-rq", targets_from="x"), letters)
     with pytest.raises(ValueError, match="no run"):
         fit_encoder(clips(3), tmp_path / "e", tiny(), letters, resume=True)
+    with pytest.raises(ValueError, match=r"none of 1 clips.*one cannot be both learned from and held out"):
+        fit_encoder(clips(1), tmp_path / "e", tiny(), None)
+    assert not (tmp_path / "e").exists()
     silent = clips(3)
     silent.text = lambda i: None
     with pytest.raises(ValueError, match="ctc_weight=0"):
@@ -262,6 +266,33 @@ def test_what_cannot_be_learned_is_refused_at_once(clips: Callable, letters: obj
     short.waveform = lambda i: np.zeros(100, dtype=np.float32)
     with pytest.raises(ValueError, match="640 samples"):
         fit_encoder(short, tmp_path / "e", tiny(), None)
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "kmeans of an encoder", "tokens", "best-rq"])
+def test_a_clip_that_cannot_be_used_is_named_and_left_out(
+    kind: str, clips: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    family = "wavlm" if kind == "kmeans" else "wav2vec2-bert"
+    config = tiny(family, targets=kind.split()[0], max_rejected=0.3)
+    if kind in ("kmeans of an encoder", "tokens"):
+        earlier = fit_encoder(clips(4), tmp_path / "earlier", tiny(), None)
+        config = replace(config, targets_from=str(earlier), targets_layer=1)
+    if kind == "tokens":
+        fit_semantic(clips(4), tmp_path / "tok", SemanticFitConfig(encoder=str(earlier), layer=2, clusters=4, passes=1))
+        config = replace(config, targets_from=str(tmp_path / "tok"))
+    broken = clips(4)
+    broken.waveform = lambda i: clips(4).waveform(i) if i != 2 else refuse("2.wav: silence throughout")
+    capsys.readouterr()
+    fit_encoder(broken, tmp_path / "encoder", config, None, validation=clips(2))
+    assert "clip-2 is left out: 2.wav: silence throughout\n" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match=r"1 of 6 clips cannot be used, more than max_rejected=0\.01.*prepare --strict"
+    ):
+        fit_encoder(broken, tmp_path / "none", replace(config, max_rejected=0.01), None, validation=clips(2))
+
+
+def refuse(reason: str) -> None:
+    raise ValueError(reason)
 
 
 @settings(max_examples=25, deadline=None)
@@ -321,6 +352,20 @@ def test_text_classes_leave_out_and_merge(letters: object) -> None:
     apart = TextClasses.of(letters, skip=(".",), stress=True)
     assert (merged.names, apart.names) == (("a", "b", "c"), ("a", "ˈb", "b", "c"))
     assert merged.class_of == (0, 1, 1, 2, -1)
+
+
+def test_text_classes_of_more_than_65536_tokens() -> None:
+    class Wide:
+        """Satisfies TextTokenizer."""
+
+        spec = TokenizerSpec("text", "wide", 70_000)
+
+        def decode(self, tokens: np.ndarray) -> str:
+            return f"w{tokens[0]}"
+
+    classes = TextClasses.of(Wide(), skip=(), stress=True)
+    assert (len(classes.names), classes.names[-1], classes.class_of[-1]) == (70_000, "w69999", 69_999)
+    assert TextClasses.named(Wide(), ["w69999"]).class_of[-2:] == (-1, 0)
 
 
 def test_wave_shelf_keeps_samples(clips: Callable) -> None:

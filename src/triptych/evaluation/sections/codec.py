@@ -27,9 +27,9 @@ def codec_section(subject: Evaluation) -> Section:
     judge, listener = codec_judge(subject), Listener(subject)
     absent = dict(judge.absent) | ({"characters": judge.absent["words"]} if "words" in judge.absent else {})
     sheet = Sheet("levels", "Levels kept", {"characters": CHARACTERS} | columns, absent)
-    kept = levels_kept(codec.spec.levels, CodecInspectConfig(levels=settings.codec_levels))
+    kept = levels_kept(codec.spec.levels, settings.codec_levels, "codec_levels")
     samples = []
-    for number, recording in enumerate(subject.clips):
+    for number, recording in enumerate(subject.heard):
         clip = Clip(recording.id, subject.waveform(recording), recording.text, recording.speaker)
         codes = codec.encode(clip.waveform, rate)
         rendered = list(renderings(clip, codes, codec, kept, ()))
@@ -46,9 +46,10 @@ def codec_section(subject: Evaluation) -> Section:
             if number == 0 and settings.samples and way in (RECORDING, level_name(1), level_name(kept[-1])):
                 strips = {} if way == RECORDING else {"level 0": codes[0].tolist()}
                 samples.append(Sample(way, subject.keep(f"codec {way}", made), clip.text or "", strips))
-        subject.progress(number + 1, len(subject.clips), "through the codec")
+        subject.progress(number + 1, len(subject.heard), "through the codec")
     table = sheet.table(settings.resamples, settings.seed, note(subject))
-    return Section("codec", "The codec alone", ABOUT, (table,), tuple(pictures(table)), tuple(samples))
+    about = ABOUT + subject.left_out
+    return Section("codec", "The codec alone", about, (table,), tuple(pictures(table)), tuple(samples))
 
 
 def codec_judge(subject: Evaluation) -> Judge:

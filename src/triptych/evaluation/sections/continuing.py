@@ -16,7 +16,7 @@ from triptych.evaluation import facts
 from triptych.evaluation.judges import RememberingRecogniser
 from triptych.evaluation.report import INK, Column, Plot, Sample, Section, Sheet, Table, plot
 from triptych.evaluation.sections.measures import NATURAL, SILENT, Listener
-from triptych.evaluation.sense import Reader
+from triptych.evaluation.sense import NO_MODEL, Reader
 from triptych.evaluation.sound import is_silent
 from triptych.evaluation.subject import Evaluation, slug
 from triptych.stages.cascade import Utterance
@@ -56,11 +56,11 @@ HEARD = {
 def continuing_section(subject: Evaluation) -> Section:
     """Continues the start of every clip that is long enough."""
     settings, longest = subject.settings, subject.settings.continued_seconds
-    clips = [clip for clip in subject.clips if clip.seconds > settings.prompt_seconds + WINDOW_SECONDS / 2]
+    clips = [clip for clip in subject.heard if clip.seconds > settings.prompt_seconds + WINDOW_SECONDS / 2]
     clips = [clip for clip in clips if not is_silent(subject.waveform(clip)[: prompt_samples(subject)])]
     if not clips:
         why = f"no clip is longer than a prompt of {settings.prompt_seconds:g} s and heard in it: change prompt_seconds"
-        return Section("continuing", "Continuing", f"{ABOUT} Not measured: {why}.")
+        return Section("continuing", "Continuing", f"{ABOUT} Not measured: {why}.{subject.left_out}")
     sheets, samples = Sheets(subject), []
     pairs = zip(clips, go_on_all(subject, clips), strict=True)
     parts = ((clip, made, *cut(subject, clip, made)) for clip, made in pairs)
@@ -77,7 +77,8 @@ def continuing_section(subject: Evaluation) -> Section:
                 Sample(f"{subject.group(clip)}: {clip.speaker or clip.id}", kept, "", strips, (note, *made.notes))
             )
         subject.progress(number + 1, len(clips), "continued")
-    return Section("continuing", "Continuing", ABOUT, sheets.tables(), sheets.plots(), tuple(samples))
+    about = ABOUT + subject.left_out
+    return Section("continuing", "Continuing", about, sheets.tables(), sheets.plots(), tuple(samples))
 
 
 def cut(subject: Evaluation, clip: Recording, made: Utterance) -> tuple[Waveform, Waveform, Waveform]:
@@ -122,7 +123,7 @@ class Sheets:
             for n in range(max(1, windows))
         }
         model = subject.settings.language_model
-        self.reader = None if model == "none" else Reader(model)
+        self.reader = None if model == NO_MODEL else Reader(model)
         no_words = self.listener.absent(HEARD)
         if self.reader is None:
             no_words.setdefault("heard-sense", "language_model=none")

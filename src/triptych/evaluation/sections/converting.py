@@ -27,7 +27,7 @@ COLUMNS = {
     "voice-nearer": Column("nearer the target", "share", 2, True),
     "natural": NATURAL,
 }
-UNKNOWN = "Where a clip has no text, what the recogniser hears in the clip itself counts as its text."
+UNKNOWN = "Where a clip has no text, what the recogniser hears in the clip itself counts as the text of its conversion."
 
 
 def converting_section(subject: Evaluation) -> Section:
@@ -37,21 +37,21 @@ def converting_section(subject: Evaluation) -> Section:
     targets = [who for those in voices(subject).values() for who in those]
     samples: list[Sample] = []
     asked = {}
-    for number, clip in enumerate(subject.clips):
+    for number, clip in enumerate(subject.heard):
         others = [who for who in targets if who.name != (clip.speaker or clip.id)]
         if others:
             asked[number] = others[number % len(others)]
     converted = convert_all(subject, asked)
     clips = (
         (number, clip, subject.waveform(clip), next(converted) if number in asked else None)
-        for number, clip in enumerate(subject.clips)
+        for number, clip in enumerate(subject.heard)
     )
     for number, clip, source, made in listener.ahead(clips, sounds):
         heard = None if clip.text else listener.hear(source, None)
         text = heard.words if heard else clip.text
         row = f"recordings: {subject.group(clip)}"
         sheet.row(row)
-        listener.words(sheet, row, clip.id, source, text)
+        listener.words(sheet, row, clip.id, source, clip.text)
         listener.natural(sheet, row, clip.id, source)
         if made is not None:
             target = asked[number]
@@ -62,9 +62,9 @@ def converting_section(subject: Evaluation) -> Section:
             likeness(listener, sheet, row, clip.id, made.waveform, target.waveform, source)
             if number < subject.settings.samples:
                 samples += pair(subject, clip, target, source, made)
-        subject.progress(number + 1, len(subject.clips), "converted")
+        subject.progress(number + 1, len(subject.heard), "converted")
     table = sheet.table(subject.settings.resamples, subject.settings.seed, UNKNOWN)
-    return Section("converting", "Converting", ABOUT, (table,), (), tuple(samples))
+    return Section("converting", "Converting", ABOUT + subject.left_out, (table,), (), tuple(samples))
 
 
 def sounds(pair: tuple[int, Recording, Waveform, Utterance | None]) -> list[Waveform]:
@@ -80,13 +80,13 @@ def convert_all(subject: Evaluation, targets: Mapping[int, Speaks]) -> Iterator[
     def make(places: Sequence[int]) -> Iterator[Utterance]:
         missing = [numbers[place] for place in places]
         return subject.cascade.convert_all(
-            [subject.file(subject.clips[number]) for number in missing],
+            [subject.file(subject.heard[number]) for number in missing],
             voices=[targets[number].voice for number in missing],
             seeds=[subject.settings.seed + number for number in missing],
             slots=subject.settings.slots,
         )
 
-    return subject.make_all([f"convert {subject.clips[n].id} {who.name}" for n, who in targets.items()], make)
+    return subject.make_all([f"convert {subject.heard[n].id} {who.name}" for n, who in targets.items()], make)
 
 
 def likeness(

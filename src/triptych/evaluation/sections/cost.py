@@ -77,7 +77,7 @@ def some_voice(subject: Evaluation) -> Voice:
     name = next(iter(subject.cascade.voices()), None)
     if name is not None:
         return subject.cascade.named_voice(name)
-    clip = subject.clips[0]
+    clip = subject.heard[0]
     text = clip.text if clip.text and not unspeakable(subject, clip.text) else None
     return hear_voice(subject.cascade.tokenizers, subject.file(clip), text)
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from triptych.evaluation import facts, sound
-from triptych.evaluation.compare import JUDGE_OF
+from triptych.evaluation.compare import JUDGES_OF
 from triptych.evaluation.judges import RememberingRecogniser
 from triptych.evaluation.report import Column, Sheet
 from triptych.evaluation.score import count_character_errors, count_errors, normaliser
@@ -55,9 +55,9 @@ class Listener:
         """Column -> why it cannot be measured at all, by the part of its name before a '-'."""
         found: dict[str, str] = {}
         for key in columns:
-            judge = JUDGE_OF.get(key.split("-")[0])
-            if judge is not None and judge in self.judges.absent:
-                found[key] = self.judges.absent[judge]
+            for judge in JUDGES_OF.get(key.split("-")[0], ()):
+                if judge in self.judges.absent:
+                    found[key] = self.judges.absent[judge]
             if key in ("pitch", "melody") and self.tracker is None:
                 found[key] = NO_PITCH
         return found

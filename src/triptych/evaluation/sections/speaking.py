@@ -67,7 +67,7 @@ def speaking_section(subject: Evaluation) -> Section:
     listener, takes = Listener(subject), subject.settings.takes
     sheets = Sheets(subject, listener)
     groups, samples = voices(subject), []
-    total, done = len(groups) * len(texts) + len(subject.clips), 0
+    total, done = len(groups) * len(texts) + len(subject.heard), 0
     for group, spoken_by in groups.items():
         spoken = speak_together(subject, group, texts, spoken_by)
         listener.hear_ahead(made.waveform for (_, take), made in spoken.items() if not take)
@@ -80,7 +80,7 @@ def speaking_section(subject: Evaluation) -> Section:
             subject.progress(done, total, f"spoken: {group}")
             if number < subject.settings.samples:
                 samples.append(sample(subject, group, who, made[0], heard))
-    recordings = ((recording, subject.waveform(recording)) for recording in subject.clips)
+    recordings = ((recording, subject.waveform(recording)) for recording in subject.heard)
     for recording, waveform in listener.ahead(recordings, lambda pair: pair[1:]):
         row = f"recordings: {subject.group(recording)}"
         sheets.judge(row, recording.id, waveform, recording.text, None)
@@ -94,7 +94,8 @@ def speaking_section(subject: Evaluation) -> Section:
             sheets.compare("recordings: two speakers", recording.id, [waveform], subject.waveform(stranger))
         done += 1
         subject.progress(done, total, "heard: recordings")
-    return Section("speaking", "Speaking", ABOUT, sheets.tables(), tuple(sheets.plots()), tuple(samples))
+    about = ABOUT + subject.left_out
+    return Section("speaking", "Speaking", about, sheets.tables(), tuple(sheets.plots()), tuple(samples))
 
 
 def sentences(subject: Evaluation) -> list[str]:
@@ -139,7 +140,7 @@ def voices(subject: Evaluation) -> dict[str, list[Speaks]]:
     if named:
         decode = cascade.tokenizers.acoustic.decode
         found[NAMED] = [Speaks(name, name, voice.text, decode(voice.codes)) for name, voice in named]
-    for clip in subject.clips:
+    for clip in subject.heard:
         those = found.setdefault(subject.group(clip), [])
         name = clip.speaker or clip.id
         fits = SHORTEST_PROMPT_SECONDS <= clip.seconds <= LONGEST_PROMPT_SECONDS

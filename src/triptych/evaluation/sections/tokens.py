@@ -100,11 +100,14 @@ def listen(
 
 
 def phones_given(recording: Recording, frames: int, rate: float, numbers: dict[str, int]) -> Ids:
-    """[frames]: the number of the phone that the manifest has in the middle of each frame; -1 where it has none."""
+    """[frames]: the number of the phone that the manifest has in the middle of each frame; -1 where it has none.
+
+    lhotse's times are those of the whole file, wherever in it the clip begins.
+    """
     found = np.full(frames, -1, dtype=np.int64)
     alignment = recording.custom.get("alignment")
     items: Any = next((alignment[k] for k in PHONE_KINDS if k in alignment), []) if isinstance(alignment, dict) else []
-    middles = (np.arange(frames) + 0.5) / rate
+    middles = recording.start + (np.arange(frames) + 0.5) / rate
     for symbol, start, duration, *_ in items:
         inside = (middles >= float(start)) & (middles < float(start) + float(duration))
         found[inside] = numbers.setdefault(str(symbol), len(numbers))
