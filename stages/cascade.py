@@ -16,6 +16,7 @@ Four jobs: speak a text, continue a recording, convert it into another voice, re
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from triptych.stages.rules import Rules
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.split import split_text
 from triptych.stages.stream import stream
+from triptych.stages.takes import Proofreader
 from triptych.stages.three import STAGES, load_stage
 from triptych.stages.together import Draft, go_on_all, lots, say_all, utter_all
 from triptych.stages.utterance import Settings, Utterance
@@ -82,6 +84,15 @@ class Cascade:
         check_bundle(folder, tokenizers, {name: stage for name, (stage, _) in stages.items()})
         settings = build(Settings, record["settings"], f"settings of {folder}")
         return cls(tokenizers, stages, read_voices(folder), settings, precision)
+
+    @cached_property
+    def proofreader(self) -> Proofreader:
+        """What chooses among `semantic_takes`.
+
+        Raises:
+            ValueError: these tokens know no phonemes.
+        """
+        return Proofreader(self.tokenizers)
 
     def voices(self) -> dict[str, str]:
         """Named voices, and what each says in its prompt."""

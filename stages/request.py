@@ -22,6 +22,7 @@ from triptych.stages.notice import loops, overlong, silences
 from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.span import PromptConfig, Span
+from triptych.stages.takes import SURE
 from triptych.stages.three import STAGES
 from triptych.stages.together import Draft, say_all, utter_all
 from triptych.stages.utterance import Clock, Settings, Utterance
@@ -71,31 +72,47 @@ class Request:
         return Clock(self.seconds, name)
 
     def say(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Generator[Row, Row, None]:
-        """The job of the semantic stage: pieces of text, one after another; see `said`."""
+        """The job of the semantic stage: pieces of text, one after another; see `said`.
+
+        Raises:
+            ValueError: several takes of tokens in which no text can be read.
+        """
         stage, _ = self.cascade.stages["semantic"]
-        prompt_text, prompt = self.semantic_prompt(stage, voice)
+        prompts = self.semantic_prompt(stage, voice)
         for number, text in enumerate(pieces, start=1):
-            longest = self.longest_frames(len(text))
-            self.saying = semantic_row(
-                stage,
-                text=text,
-                prompt_text=prompt_text,
-                prompt=prompt,
-                min_frames=max(1, round(stage.expected_frames(len(text)) * self.settings.shortest)),
-                max_frames=longest,
-                sampling=self.settings.semantic,
-                generator=self.streams["semantic"],
-            )
-            yield self.saying
-            tokens = tokens_of(stage, self.saying)
-            self.saying = None
-            if len(tokens) == longest:
+            tokens = yield from self._say_piece(stage, text, *prompts)
+            if len(tokens) == self.longest_frames(len(text)):
                 told = [REACHED_LONGEST]
             else:
                 told = self._overlong(len(tokens), stage.expected_frames(len(text)), stage, voice)
             where = f"in piece {number} of {len(pieces)}: " if len(pieces) > 1 else ""
             self.notes += [where + note for note in told]
             self.pieces.append(self._whole_beats(tokens))
+
+    def _say_piece(
+        self, stage: Any, text: NDArray[np.uint16], prompt_text: NDArray[np.uint16], prompt: NDArray[np.uint16]
+    ) -> Generator[Row, Row, NDArray[np.uint16]]:
+        """As many takes as are allowed, until one is right; the best of them."""
+        most = self.settings.semantic_takes
+        misread = self.cascade.proofreader if most > 1 else None
+        takes: list[tuple[float, int, NDArray[np.uint16]]] = []
+        while len(takes) < most and not (takes and min(takes)[0] < SURE):
+            row = semantic_row(
+                stage,
+                text=text,
+                prompt_text=prompt_text,
+                prompt=prompt,
+                min_frames=max(1, round(stage.expected_frames(len(text)) * self.settings.shortest)),
+                max_frames=self.longest_frames(len(text)),
+                sampling=self.settings.semantic,
+                generator=self.streams["semantic"],
+            )
+            self.saying = row if most == 1 else None
+            yield row
+            tokens = tokens_of(stage, row)
+            takes.append((misread(text, tokens) if misread else 0.0, len(takes), tokens))
+        self.saying = None
+        return min(takes)[2]
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:
         """Semantic tokens [T] of pieces of text, of this request alone."""

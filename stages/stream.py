@@ -28,15 +28,16 @@ def stream(job: Request, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> 
     steps = run(cascade.rules.of("semantic", frames), [job.say(pieces, voice)])
     coarse, fine, decoded = job.coarse_work(voice), job.fine_work(voice), 0
     rule = cascade.rules.of("coarse", frames)
-    while not coarse.ended:
-        with job.clock("semantic"):
-            coarse.ended = _until_enough(job, steps, cascade.grid.beats(0.5) * cascade.grid.semantic_per_beat)
-        coarse.semantic = job.said(ended=coarse.ended)
-        make_coarse([job], [coarse], rule, 1)
+    while not coarse.done:
+        if not coarse.ended:
+            with job.clock("semantic"):
+                coarse.ended = _until_enough(job, steps, cascade.grid.beats(0.5) * cascade.grid.semantic_per_beat)
+            coarse.semantic = job.said(ended=coarse.ended)
+        make_coarse([job], [coarse], rule, 1, windows=1)
         with job.clock("fine"):
-            fine.go_on(coarse.made[: fine.stage.config.coarse_levels], coarse.ended)
+            fine.go_on(coarse.made[: fine.stage.config.coarse_levels], coarse.done)
         with job.clock("codec"):
-            piece, decoded = _sound(job, fine.made[: job.levels], coarse.shift, decoded, coarse.ended)
+            piece, decoded = _sound(job, fine.made[: job.levels], coarse.shift, decoded, coarse.done)
         if len(piece):
             yield piece
 

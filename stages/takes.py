@@ -1,38 +1,74 @@
-"""Several takes of the coarse stage, window by window, of which the cascade's own ear keeps one.
+"""Several takes of a stage, of which the cascade's own ear keeps one.
+
+    text ──semantic stage──▶ tokens ──their centroids──▶ phonemes, as CTC hears them
+                                the first take in which the text is surely read is kept, or the surest
 
     tokens asked for ──coarse stage──▶ take 0 ──codec──▶ sound ──semantic tokenizer──▶ tokens heard
                           └ side by side ▶ take 1 ──…          the take with fewest edits between the two is kept
 
-What was asked for is known, and whether it came out can be heard: a take that swallows a sound has other tokens. The
-edits are counted between runs, since how long a sound is held is not what goes wrong. Take 0 is what would be made
-without takes; a tie goes to the earlier one. Knows no text and no recogniser.
+What was asked for is known, and whether it came out can be seen in tokens, and heard in sound: a take that swallows a
+sound, or says a word twice, has others. Edits are counted between runs, since how long a sound is held is not what goes
+wrong. Take 0 is what would be made without takes; a tie goes to the earlier one. Knows no recogniser.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from triptych.lm.decode import run
 from triptych.stages.coarse.generate import CoarseWork
 from triptych.stages.three import STAGES
-from triptych.tokenizers.semantic.ctc import edits_a_run
+from triptych.tokenizers.semantic.ctc import TextClasses, edits_a_run, nats_a_class
+from triptych.tokenizers.trio import Tokenizers
 
 if TYPE_CHECKING:
     from triptych.stages.request import Request
 
+SURE = 0.1
+"""nats a phoneme, below which another take is not asked for; a quarter of the starter's own recordings lie below"""
 
-def make_coarse(jobs: "Sequence[Request]", works: Sequence[CoarseWork], rule: Any, slots: int) -> None:
-    """Makes what can be made of the semantic tokens of each work, a request each, up to `slots` rows at a time; the
-    takes of one window are always side by side. The stage's time is on the clock of the first, the ear's on each one's.
+
+class Proofreader:
+    """Reads texts in semantic tokens, without a sound."""
+
+    def __init__(self, tokenizers: Tokenizers) -> None:
+        """
+        Raises:
+            ValueError: the tokens know no phonemes, or not those of the text front end.
+        """
+        self._semantic, head = tokenizers.semantic, tokenizers.semantic.compared.head
+        known = head is not None and tokenizers.text is not None and bool(tokenizers.semantic.compared.phonemes)
+        names = head.classes if head is not None and known else ()
+        self._classes = TextClasses.named(tokenizers.text, names) if tokenizers.text is not None else None
+        if self._classes is None or max(self._classes.class_of) < 0:
+            why = "needs semantic tokens that know the front end's phonemes ('fit semantic phonemes=')"
+            raise ValueError(f"semantic_takes {why}; leave it at 1")
+
+    def __call__(self, text: NDArray[np.uint16], tokens: NDArray[np.uint16]) -> float:
+        """How badly text tokens [L] are read in semantic tokens [T]: nats a phoneme, 0 at best."""
+        heard = self._semantic.heard_in(tokens)
+        assert heard is not None and self._classes is not None
+        return nats_a_class(heard, self._classes.of_tokens(text))
+
+
+def make_coarse(
+    jobs: "Sequence[Request]", works: Sequence[CoarseWork], rule: Any, slots: int, windows: int | None = None
+) -> None:
+    """Makes what can be made of the semantic tokens of each work, a request each, up to `slots` rows at a time, and
+    `windows` of each at most; the takes of one window are always side by side. The stage's time is on the clock of the
+    first, the ear's on each one's.
     """
     single = [work for job, work in zip(jobs, works, strict=True) if job.settings.takes == 1]
     with jobs[0].clock("coarse"):
-        for _ in run(rule, [work.job(rule) for work in single], slots):
+        for _ in run(rule, [work.job(rule, windows) for work in single], slots):
             pass
-    open_ = [pair for pair in zip(jobs, works, strict=True) if pair[0].settings.takes > 1]
-    while open_:
+    open_, made = [pair for pair in zip(jobs, works, strict=True) if pair[0].settings.takes > 1], 0
+    while open_ and made != windows:
+        made += 1
         tried = [(job, work, [replace(work, generator=stream) for stream in streams(job)]) for job, work in open_]
         rows = [take.job(rule, windows=1) for _, _, takes in tried for take in takes]
         with jobs[0].clock("coarse"):

@@ -19,7 +19,7 @@ from triptych.stages.coarse.model import AlignedModel, FlattenedModel
 from triptych.stages.coarse.sequence import CoarseStage, delay, undelay
 from triptych.stages.span import Span
 from triptych.stages.speech import Tokens
-from triptych.stages.windows import Schedule
+from triptych.stages.windows import Schedule, Window
 
 if TYPE_CHECKING:
     from triptych.tokenizers.acoustic.codec import AcousticTokenizer
@@ -91,13 +91,8 @@ class CoarseWork:
         `lm.decode`."""
         grid, levels = self.stage.specs.grid, self.stage.config.levels
         s, a = grid.semantic_per_beat, grid.acoustic_per_beat
-        longest = grid.beats(self.stage.config.prompt.max_seconds) - len(self.prompt.semantic) // s
-        schedule = Schedule.of(grid, longest, TAIL_SECONDS, self.first_seconds)
         last = None if windows is None else self.number + windows
-        while self.number != last:
-            window = schedule.next(self.number, self.made.shape[1] // a, len(self.semantic) // s, self.ended)
-            if window is None:
-                return
+        while self.number != last and (window := self._window()) is not None:
             tail = self.made[:, window.context * a : window.start * a]
             known = np.concatenate([self.prompt.codes[:levels], tail], axis=1)
             heard = np.concatenate([self.prompt.semantic, self.semantic[window.context * s : window.stop * s]])
@@ -110,6 +105,19 @@ class CoarseWork:
                 self.shift = np.concatenate([before, shift], axis=1)
             self.made = np.concatenate([self.made, rule.codes(row)], axis=1)
             self.number += 1
+
+    @property
+    def done(self) -> bool:
+        """Whether all is made."""
+        return self.ended and self._window() is None
+
+    def _window(self) -> Window | None:
+        """The next one that can be made."""
+        grid = self.stage.specs.grid
+        s, a = grid.semantic_per_beat, grid.acoustic_per_beat
+        longest = grid.beats(self.stage.config.prompt.max_seconds) - len(self.prompt.semantic) // s
+        schedule = Schedule.of(grid, longest, TAIL_SECONDS, self.first_seconds)
+        return schedule.next(self.number, self.made.shape[1] // a, len(self.semantic) // s, self.ended)
 
 
 def generate_coarse(

@@ -1,7 +1,10 @@
-"""Takes of the coarse stage: the one that is heard best is kept, window by window, alone, together and in a stream."""
+"""Takes: of what is said the one in which the text is read best, of the coarse stage the one that is heard best, window
+by window; alone, together and in a stream."""
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +32,43 @@ def cascade() -> Cascade:
 
 def asking(cascade: Cascade, **changes: object) -> Settings:
     return replace(cascade.settings, **changes)  # type: ignore[arg-type]
+
+
+def test_a_text_is_read_in_its_own_tokens(cascade: Cascade) -> None:
+    """Worse where a word is missing, or comes twice, and not at all in what is too short for it."""
+    texts = ["The old bridge was closed.", "The bridge was closed.", "The old old bridge was closed."]
+    tokens = cascade.tokenizers.text.encode  # type: ignore[union-attr]
+    said = cascade.speak(texts[0], settings=asking(cascade, semantic_takes=8)).semantic
+    right, missing, twice = (cascade.proofreader(tokens(text), said) for text in texts)
+    assert 0 <= right < 0.5 * min(missing, twice)
+    assert cascade.proofreader(tokens(LONG), said[:4]) == np.inf
+
+
+@pytest.mark.parametrize(("costs", "kept"), [((3.0, 1.0, 2.0), 1), ((3.0, 0.05, 0.0), 1), ((0.0, 9.0, 9.0), 0)])
+def test_the_first_take_that_is_surely_read_is_kept_or_the_surest(
+    costs: tuple[float, ...], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cascade, seen = Cascade.load(), list[np.ndarray]()
+
+    def fake(text: np.ndarray, tokens: np.ndarray) -> float:
+        seen.append(tokens)
+        return costs[len(seen) - 1]
+
+    monkeypatch.setattr(cascade, "proofreader", fake)
+    said = cascade.speak("Rain.", settings=asking(cascade, semantic_takes=3)).semantic
+    assert len(seen) == (3 if min(costs[:2]) > takes.SURE else kept + 1)
+    assert np.array_equal(said[: len(seen[kept])], seen[kept][: len(said)])
+    one = cascade.speak("Rain.", settings=asking(cascade, semantic_takes=1)).semantic
+    assert np.array_equal(one[: len(seen[0])], seen[0][: len(one)])
+
+
+def test_tokens_in_which_nothing_can_be_read_have_no_takes(cascade: Cascade) -> None:
+    kinds: Any = cascade.tokenizers
+    mute = SimpleNamespace(compared=replace(kinds.semantic.compared, phonemes=0.0))
+    strange = SimpleNamespace(spec=SimpleNamespace(size=3), decode=lambda ids: "q")
+    for text, semantic in ((kinds.text, mute), (strange, kinds.semantic), (None, kinds.semantic)):
+        with pytest.raises(ValueError, match=r"semantic_takes needs .* leave it at 1"):
+            takes.Proofreader(SimpleNamespace(text=text, semantic=semantic))  # type: ignore[arg-type]
 
 
 def test_the_take_with_fewest_edits_is_kept(cascade: Cascade, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +131,7 @@ def test_more_takes_are_heard_at_least_as_well(cascade: Cascade, tmp_path: Path)
 
 
 def test_together_alone_and_in_a_stream(cascade: Cascade) -> None:
-    settings = asking(cascade, takes=2, first_seconds=1.0, seed=3)
+    settings = asking(cascade, semantic_takes=2, takes=2, first_seconds=1.0, seed=3)
     texts = ["Rain.", LONG]
     alone = [cascade.speak(text, settings=settings) for text in texts]
     spoken = list(cascade.speak_all(texts, settings=settings, slots=3))
@@ -133,5 +173,6 @@ def test_expected_levels_change_the_sound_alone(cascade: Cascade, tmp_path: Path
 
 
 def test_none_is_too_few(cascade: Cascade) -> None:
-    with pytest.raises(ValidationError, match="takes"):
-        asking(cascade, takes=0)
+    for what in ("takes", "semantic_takes"):
+        with pytest.raises(ValidationError, match=what):
+            asking(cascade, **{what: 0})
