@@ -39,7 +39,7 @@ WHOLE_SECONDS = 60.0
 """up to so long, a clip is decoded in one piece"""
 ONE_PIECE_MINUTES = 5
 """so long a recording may be where the codec hears it in one piece: DAC and Mimi take 30 MB a second"""
-BEFORE_SECONDS = 2.0
+BEFORE_SECONDS = 3.0
 """decoded again before a span: as far as the codec's memory reaches audibly"""
 AFTER_SECONDS = 0.3
 """decoded with a span, by codecs that also look ahead"""
