@@ -22,7 +22,7 @@ from triptych.stages.notice import loops, overlong, silences
 from triptych.stages.semantic.generate import log_gain, semantic_row, tokens_of
 from triptych.stages.semantic.sequence import NOTHING
 from triptych.stages.span import PromptConfig, Span
-from triptych.stages.takes import SURE
+from triptych.stages.takes import SURE, streams
 from triptych.stages.three import STAGES
 from triptych.stages.together import Draft, say_all, utter_all
 from triptych.stages.utterance import Clock, Settings, Utterance
@@ -57,8 +57,8 @@ class Request:
         self.streams = {
             name: torch.Generator().manual_seed(self.settings.seed * 3 + place) for place, name in enumerate(STAGES)
         }
-        self.takes: list[torch.Generator] = []
-        """one for each take of the coarse stage, once it is asked for"""
+        self.takes: dict[str, list[torch.Generator]] = {}
+        """of a stage, one for each take, once they are asked for"""
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.pieces: list[NDArray[np.uint16]] = []
@@ -71,7 +71,7 @@ class Request:
         """Times what is done within, for a stage."""
         return Clock(self.seconds, name)
 
-    def say(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Generator[Row, Row, None]:
+    def say(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> Generator[Row | list[Row], Any, None]:
         """The job of the semantic stage: pieces of text, one after another; see `said`.
 
         Raises:
@@ -91,13 +91,10 @@ class Request:
 
     def _say_piece(
         self, stage: Any, text: NDArray[np.uint16], prompt_text: NDArray[np.uint16], prompt: NDArray[np.uint16]
-    ) -> Generator[Row, Row, NDArray[np.uint16]]:
-        """As many takes as are allowed, until one is right; the best of them."""
-        most = self.settings.semantic_takes
-        misread = self.cascade.proofreader if most > 1 else None
-        takes: list[tuple[float, int, NDArray[np.uint16]]] = []
-        while len(takes) < most and not (takes and min(takes)[0] < SURE):
-            row = semantic_row(
+    ) -> Generator[Row | list[Row], Any, NDArray[np.uint16]]:
+        """One take, and where the text is not surely read in it the others, side by side: the best of all."""
+        rows = [
+            semantic_row(
                 stage,
                 text=text,
                 prompt_text=prompt_text,
@@ -105,14 +102,20 @@ class Request:
                 min_frames=max(1, round(stage.expected_frames(len(text)) * self.settings.shortest)),
                 max_frames=self.longest_frames(len(text)),
                 sampling=self.settings.semantic,
-                generator=self.streams["semantic"],
+                generator=generator,
             )
-            self.saying = row if most == 1 else None
-            yield row
-            tokens = tokens_of(stage, row)
-            takes.append((misread(text, tokens) if misread else 0.0, len(takes), tokens))
-        self.saying = None
-        return min(takes)[2]
+            for generator in streams(self, "semantic", self.settings.semantic_takes)
+        ]
+        misread = self.cascade.proofreader if len(rows) > 1 else None
+        self.saying = None if misread else rows[0]
+        yield rows[0]
+        self.saying, tokens = None, tokens_of(stage, rows[0])
+        if misread is None or (cost := misread(text, tokens)) < SURE:
+            return tokens
+        yield rows[1:]
+        others = [tokens_of(stage, row) for row in rows[1:]]
+        costs = [cost, *(misread(text, other) for other in others)]
+        return [tokens, *others][costs.index(min(costs))]
 
     def semantic(self, pieces: Sequence[NDArray[np.uint16]], voice: Voice) -> NDArray[np.uint16]:
         """Semantic tokens [T] of pieces of text, of this request alone."""

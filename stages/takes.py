@@ -1,7 +1,7 @@
 """Several takes of a stage, of which the cascade's own ear keeps one.
 
-    text ──semantic stage──▶ tokens ──their centroids──▶ phonemes, as CTC hears them
-                                the first take in which the text is surely read is kept, or the surest
+    text ──semantic stage──▶ take 0 ──centroids──▶ phonemes, as CTC hears them: is the text surely read in them?
+                          └ if not, side by side ▶ take 1 ──…           the take in which it is read best is kept
 
     tokens asked for ──coarse stage──▶ take 0 ──codec──▶ sound ──semantic tokenizer──▶ tokens heard
                           └ side by side ▶ take 1 ──…          the take with fewest edits between the two is kept
@@ -69,7 +69,10 @@ def make_coarse(
     open_, made = [pair for pair in zip(jobs, works, strict=True) if pair[0].settings.takes > 1], 0
     while open_ and made != windows:
         made += 1
-        tried = [(job, work, [replace(work, generator=stream) for stream in streams(job)]) for job, work in open_]
+        tried = [
+            (job, work, [replace(work, generator=own) for own in streams(job, "coarse", job.settings.takes)])
+            for job, work in open_
+        ]
         rows = [take.job(rule, windows=1) for _, _, takes in tried for take in takes]
         with jobs[0].clock("coarse"):
             for _ in run(rule, rows, max(slots, *(job.settings.takes for job, _ in open_))):
@@ -83,13 +86,13 @@ def make_coarse(
                 open_.append((job, work))
 
 
-def streams(job: "Request") -> list[torch.Generator]:
-    """The random streams of the coarse stage, one a take; the first is the request's own."""
-    if not job.takes:
-        place = list(STAGES).index("coarse")
-        seeds = ((job.settings.seed + 1_000_003 * take) * len(STAGES) + place for take in range(1, job.settings.takes))
-        job.takes = [job.streams["coarse"], *(torch.Generator().manual_seed(seed) for seed in seeds)]
-    return job.takes
+def streams(job: "Request", stage: str, takes: int) -> list[torch.Generator]:
+    """The random streams of a stage, one a take; the first is the request's own."""
+    if stage not in job.takes:
+        place = list(STAGES).index(stage)
+        seeds = ((job.settings.seed + 1_000_003 * take) * len(STAGES) + place for take in range(1, takes))
+        job.takes[stage] = [job.streams[stage], *(torch.Generator().manual_seed(seed) for seed in seeds)]
+    return job.takes[stage]
 
 
 def edits(job: "Request", before: CoarseWork, take: CoarseWork) -> float:

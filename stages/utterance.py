@@ -34,8 +34,8 @@ class Settings:
     fine: Sampling = Sampling(temperature=0.0)
     """of the fine stage"""
     semantic_takes: Annotated[int, Field(ge=1, le=32)] = 1
-    """takes of what is said, at most: the first is kept in whose tokens the tokenizer's own CTC surely reads the text,
-    or that in which it does so most surely. For tokens that know phonemes (`fit semantic phonemes=`)"""
+    """takes of what is said, at most: where the tokenizer's own CTC does not surely read the text in the tokens of the
+    first, that of all is kept in which it reads it best. For tokens that know phonemes (`fit semantic phonemes=`)"""
     takes: Annotated[int, Field(ge=1, le=32)] = 1
     """takes of the coarse stage, window by window: the one is kept in whose sound the semantic tokenizer hears most of
     the tokens that were asked for. Each costs a pass of the codec and of the tokenizer; the stage itself makes them

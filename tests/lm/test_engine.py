@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounter
 
 from triptych.lm import native, static
 from triptych.lm.blocks import PRECISIONS, NativeMatrix, Precision, rounded
-from triptych.lm.decode import LanguageRule, Row, one, run
+from triptych.lm.decode import Job, LanguageRule, Row, one, run
 from triptych.lm.engine import Engine, NativeEngine, PackedLinear, PrepackedEngine, StaticEngine, make_engine
 from triptych.lm.sampling import Sampling
 from triptych.lm.static import SHORTEST
@@ -164,6 +164,31 @@ def decoded(rule: LanguageRule, rows: list[Row], slots: int) -> list[list[int]]:
     for _ in run(rule, [one(row) for row in rows], slots):
         pass
     return [row.new for row in rows]
+
+
+@tiers
+def test_rows_side_by_side_and_with_settings_of_their_own_are_what_they_are_alone(tier: str) -> None:
+    """Lists of a job, one after another, some of rows that end at once; rows with guidance beside rows without."""
+    model = MODELS["grouped"]
+    rule = LanguageRule(model, engine_of(tier, model))
+    colder, guided = Sampling(temperature=0.0, top_k=5), Sampling(temperature=0.0, guidance=2.0)
+
+    def rows() -> list[Row]:
+        return [*requests([(5, 9), (12, 1), (3, 4)], colder), *requests([(4, 1), (7, 6), (9, 3)], guided, True)]
+
+    def job(lists: list[Any]) -> Job:
+        for each in lists:
+            assert (yield each) is each
+
+    def ids(made: list[Row]) -> list[list[int]]:
+        return [row.new for row in made]
+
+    alone = [decoded(rule, [row], 1)[0] for row in rows()]
+    for slots in (1, 3):
+        one_job, other_job = rows(), rows()
+        for _ in run(rule, [job([one_job[:2], one_job[2:5], one_job[5]]), job([other_job[:1], other_job[1:]])], slots):
+            pass
+        assert ids(one_job) == ids(other_job) == alone
 
 
 MIX = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=1, max_size=7)

@@ -4,9 +4,9 @@
     slot 1   a longer prompt ─ id ─ id ─ id ─ id ─ id ─ id …
                               └ one step of the engine for all slots ┘
 
-A job is what one request has decoded, one piece after another: a generator that yields `Row`s and gets each back when
-it is done. With guidance a row takes two places of the step, its prompt with and without the condition; both get the
-same new ids.
+A job is what one request has decoded, one piece after another: a generator that yields `Row`s, one or several at a
+time, and gets each back when it is done. With guidance a row takes two places of the step, its prompt with and without
+the condition; both get the same new ids.
 
 Invariant: what a row becomes depends on its prompt, its settings and its generator alone, not on the rows beside it.
 Knows nothing of tokenization: the caller says which ids are legal, which one ends, and at which positions they lie.
@@ -44,7 +44,8 @@ class Sampled(Decoded, Protocol):
 R = TypeVar("R", bound=Decoded)
 R_in = TypeVar("R_in", bound=Decoded, contravariant=True)
 Job = Generator[Any, Any, None]
-"""yields a row, is sent that row when it is done, and yields the next one, or ends"""
+"""yields a row, or a list of rows to be decoded side by side, is sent the same when it is done, and yields the next, or
+ends"""
 
 
 class Rule(Protocol[R_in]):
@@ -65,17 +66,27 @@ class Rule(Protocol[R_in]):
         ...
 
 
+@dataclass
+class Turn:
+    """What a job waits for."""
+
+    job: Job
+    asked: Any
+    """a row, or a list of rows"""
+    left: int
+    """rows that are not done yet"""
+
+
 def run(rule: Rule[R], jobs: Iterable[Job], slots: int = 1) -> Iterator[None]:
-    """Decodes all jobs, at most `slots` at a time; yields after each step, and is done when it ends."""
+    """Decodes all jobs, at most `slots` at a time, as rows that lie side by side count; yields after each step, and is
+    done when it ends."""
     assert slots > 0
-    waiting, active = iter(jobs), list[tuple[Job, R]]()
+    waiting, active = iter(jobs), list[tuple[Turn, R]]()
     spare: list[Cache] = []
     while True:
         while len(active) < slots and (job := next(waiting, None)) is not None:
             with torch.inference_mode():
-                row = _until_it_goes_on(rule, job, next(job, None), spare)
-            if row is not None:
-                active.append((job, row))
+                active += _begun(rule, job, next(job, None), spare)
             yield
         if not active:
             return
@@ -83,10 +94,9 @@ def run(rule: Rule[R], jobs: Iterable[Job], slots: int = 1) -> Iterator[None]:
             rows = [row for _, row in active]
             x, positions = rule.follow(rows)
             hidden = rule.engine.read(x, positions, [cache for row in rows for cache in row.caches])
-            left = []
-            for (job, row), more in zip(active, rule.note(rows, hidden), strict=True):
-                after = row if more else _until_it_goes_on(rule, job, _done(job, row, spare), spare)
-                left += [(job, after)] if after is not None else []
+            left: list[tuple[Turn, R]] = []
+            for (turn, row), more in zip(active, rule.note(rows, hidden), strict=True):
+                left += [(turn, row)] if more else _done(rule, turn, row, spare)
             active = left
         yield
 
@@ -111,29 +121,48 @@ def draw(rows: Sequence[Sampled], logits: Tensor, legal: Tensor) -> tuple[Tensor
     return torch.cat([ids for ids, _ in drawn]), torch.cat([scores for _, scores in drawn])
 
 
-def _done(job: Job, row: R, spare: list[Cache]) -> R | None:
+def _begun(rule: Rule[R], job: Job, asked: Any, spare: list[Cache]) -> list[tuple[Turn, R]]:
+    """The rows that a job asks for, and those that it asks for next where they end at once."""
+    while asked is not None:
+        rows: list[R] = asked if isinstance(asked, list) else [asked]
+        if going := [row for row in rows if _goes_on(rule, row, spare)]:
+            turn = Turn(job, asked, len(going))
+            return [(turn, row) for row in going]
+        asked = _next(job, asked)
+    return []
+
+
+def _goes_on(rule: Rule[R], row: R, spare: list[Cache]) -> bool:
+    """Begins a row; whether it has a second step."""
+    prompts, steps = rule.begin(row)
+    row.caches, last = [], []
+    for x, positions in prompts:
+        cache = _room(rule.engine, len(x) + steps, spare)
+        row.caches.append(cache)
+        last.append(rule.engine.read(x, positions, [cache] * len(x))[-1:])
+    more = rule.note([row], torch.cat(last))[0]
+    if not more:
+        _free(row, spare)
+    return more
+
+
+def _done(rule: Rule[R], turn: Turn, row: R, spare: list[Cache]) -> list[tuple[Turn, R]]:
+    """What comes after a row that is done: nothing yet, where others of its turn go on."""
+    _free(row, spare)
+    turn.left -= 1
+    return [] if turn.left else _begun(rule, turn.job, _next(turn.job, turn.asked), spare)
+
+
+def _free(row: Decoded, spare: list[Cache]) -> None:
     spare += row.caches
     row.caches = []
+
+
+def _next(job: Job, done: Any) -> Any:
     try:
-        after: R = job.send(row)
-        return after
+        return job.send(done)
     except StopIteration:
         return None
-
-
-def _until_it_goes_on(rule: Rule[R], job: Job, row: R | None, spare: list[Cache]) -> R | None:
-    """Begins a row, and the next one of its job where the first ends at once."""
-    while row is not None:
-        prompts, steps = rule.begin(row)
-        row.caches, last = [], []
-        for x, positions in prompts:
-            cache = _room(rule.engine, len(x) + steps, spare)
-            row.caches.append(cache)
-            last.append(rule.engine.read(x, positions, [cache] * len(x))[-1:])
-        if rule.note([row], torch.cat(last))[0]:
-            return row
-        row = _done(job, row, spare)
-    return None
 
 
 def _room(engine: Engine, capacity: int, spare: list[Cache]) -> Cache:
