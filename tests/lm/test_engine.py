@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,29 @@ def test_rows_side_by_side_and_with_settings_of_their_own_are_what_they_are_alon
         for _ in run(rule, [job([one_job[:2], one_job[2:5], one_job[5]]), job([other_job[:1], other_job[1:]])], slots):
             pass
         assert ids(one_job) == ids(other_job) == alone
+
+
+@tiers
+def test_rows_of_one_prompt_are_read_once_and_go_their_own_ways(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS["grouped"]
+    rule = LanguageRule(model, engine_of(tier, model))
+    lengths = (8, 1, 8, 5)  # the second ends at once, and its cache is free
+
+    def rows() -> list[Row]:
+        (first,) = requests([(12, 8)], Sampling(temperature=0.0, guidance=2.0), True)
+        return [replace(first, max_new=most, new=[]) for most in lengths]
+
+    alone = [decoded(rule, [row], 1)[0] for row in rows()]
+    together, read, calls = rows(), rule.engine.read, list[int]()
+    monkeypatch.setattr(rule.engine, "read", lambda x, *rest: calls.append(len(x)) or read(x, *rest))
+
+    def job() -> Job:
+        yield together
+
+    for _ in run(rule, [job()]):
+        pass
+    assert [row.new for row in together] == alone and len(alone[0]) > len(alone[1]) == 1
+    assert calls[:2] == [12, 1] and 12 not in calls[2:]
 
 
 MIX = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=1, max_size=7)

@@ -82,6 +82,16 @@ class Cache:
         """Counts the steps that every layer has written."""
         self.filled += steps
 
+    def take_over(self, other: "Cache") -> None:
+        """Begins with what `other` has seen; the next steps of the two are their own."""
+        self.filled, seen = 0, slice(0, other.filled)
+        self.reserve(other.filled)
+        for (keys, values), (other_keys, other_values) in zip(self.layers, other.layers, strict=True):
+            keys[:, :, seen] = other_keys[:, :, seen]
+            values[:, :, seen] = other_values[:, :, seen]
+        self.positions[:, seen] = other.positions[:, seen]
+        self.filled = other.filled
+
     def mask(self, steps: int) -> Tensor | None:
         """Which keys the next queries may read: bool [1, 1, steps, filled + steps], or None: all, causally.
 

@@ -48,6 +48,10 @@ Job = Generator[Any, Any, None]
 ends"""
 
 
+Read = tuple[Tensor, Tensor, Cache, Tensor]
+"""a prompt: embeddings [S, D], positions [S], its cache, and the hidden state [1, D] of its end"""
+
+
 class Rule(Protocol[R_in]):
     """How rows are begun, and go on."""
 
@@ -125,23 +129,32 @@ def _begun(rule: Rule[R], job: Job, asked: Any, spare: list[Cache]) -> list[tupl
     """The rows that a job asks for, and those that it asks for next where they end at once."""
     while asked is not None:
         rows: list[R] = asked if isinstance(asked, list) else [asked]
-        if going := [row for row in rows if _goes_on(rule, row, spare)]:
+        read: list[Read] = []
+        if going := [row for row in rows if _goes_on(rule, row, spare, read)]:
             turn = Turn(job, asked, len(going))
             return [(turn, row) for row in going]
         asked = _next(job, asked)
     return []
 
 
-def _goes_on(rule: Rule[R], row: R, spare: list[Cache]) -> bool:
-    """Begins a row; whether it has a second step."""
+def _goes_on(rule: Rule[R], row: R, spare: list[Cache], read: list[Read]) -> bool:
+    """Begins a row; whether it has a second step. A prompt that was `read` for another row of its turn, which goes
+    on, is copied."""
     prompts, steps = rule.begin(row)
     row.caches, last = [], []
     for x, positions in prompts:
         cache = _room(rule.engine, len(x) + steps, spare)
         row.caches.append(cache)
-        last.append(rule.engine.read(x, positions, [cache] * len(x))[-1:])
+        same = next((one for one in read if torch.equal(one[0], x) and torch.equal(one[1], positions)), None)
+        if same is None:
+            last.append(rule.engine.read(x, positions, [cache] * len(x))[-1:])
+        else:
+            cache.take_over(same[2])
+            last.append(same[3])
     more = rule.note([row], torch.cat(last))[0]
-    if not more:
+    if more:
+        read += [(*prompt, cache, end) for prompt, cache, end in zip(prompts, row.caches, last, strict=True)]
+    else:
         _free(row, spare)
     return more
 
