@@ -87,6 +87,7 @@ def write_bundle(
             none, or a text that cannot be said.
     """
     from triptych.stages.request import Settings
+    from triptych.stages.takes import Proofreader
     from triptych.training.config import build
 
     sources = {
@@ -100,7 +101,8 @@ def write_bundle(
     for name, source in sources.items():
         check_stage(name, stages[name], loaded.specs, loaded.grid, source)
     check_levels(stages["coarse"], stages["fine"])
-    build(Settings, dict(settings or {}), "settings of the bundle")
+    if build(Settings, dict(settings or {}), "settings of the bundle").semantic_takes > 1:
+        Proofreader(loaded)
     for name, (_, text) in voices.items():
         _check_voice(name, text, loaded)
     with atomic_folder(folder) as beside:

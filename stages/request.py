@@ -93,6 +93,7 @@ class Request:
         self, stage: Any, text: NDArray[np.uint16], prompt_text: NDArray[np.uint16], prompt: NDArray[np.uint16]
     ) -> Generator[Row | list[Row], Any, NDArray[np.uint16]]:
         """One take, and where the text is not surely read in it the others, side by side: the best of all."""
+        greedy = self.settings.semantic.greedy  # all takes are one
         rows = [
             semantic_row(
                 stage,
@@ -104,7 +105,7 @@ class Request:
                 sampling=self.settings.semantic,
                 generator=generator,
             )
-            for generator in streams(self, "semantic", self.settings.semantic_takes)
+            for generator in streams(self, "semantic", 1 if greedy else self.settings.semantic_takes)
         ]
         misread = self.cascade.proofreader if len(rows) > 1 else None
         self.saying = None if misread else rows[0]

@@ -16,7 +16,11 @@ SENTENCE_END = re.compile(r"(?<=[.!?…؟])[\"'”’)]*\s+|\n+|(?<=[。！？�
 CLAUSE_END = re.compile(r"(?<=[,;:،؛])\s+|(?<!\d)\s+[–—-]\s+|\s+[–—-]\s+(?!\d)|(?<=[、，：])\s*")
 WORD_END = re.compile(r"(?<!\d\s[–—-])\s+(?![–—-]\s\d)")
 """not within "10 – 20", which is read as a whole"""
-CHARACTER_END = re.compile(r"(?<=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])(?=\w)")
+SPACE = re.compile(r"\s+")
+CHARACTER_END = re.compile(
+    r"(?<=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])"
+    r"(?<![\u0e40-\u0e44\u0ec0-\u0ec4\u1039\u17d2])(?=\w)"  # a vowel or a joiner belongs to what follows
+)
 """in scripts that stand without spaces: Thai, Lao, Burmese, Khmer, kana and Han"""
 
 
@@ -30,7 +34,7 @@ def split_text(text: str, encode: Callable[[str], Tokens], too_long: Callable[[T
     if not too_long(whole):
         return [whole]
     parts = [text]
-    for boundary in (SENTENCE_END, CLAUSE_END, WORD_END, CHARACTER_END):
+    for boundary in (SENTENCE_END, CLAUSE_END, WORD_END, SPACE, CHARACTER_END):
         parts = [
             shorter
             for part in parts

@@ -40,18 +40,20 @@ class Proofreader:
         Raises:
             ValueError: the tokens know no phonemes, or not those of the text front end.
         """
-        self._semantic, head = tokenizers.semantic, tokenizers.semantic.compared.head
-        known = head is not None and tokenizers.text is not None and bool(tokenizers.semantic.compared.phonemes)
-        names = head.classes if head is not None and known else ()
-        self._classes = TextClasses.named(tokenizers.text, names) if tokenizers.text is not None else None
-        if self._classes is None or max(self._classes.class_of) < 0:
+        self._semantic, text = tokenizers.semantic, tokenizers.text
+        compared = tokenizers.semantic.compared
+        classes = (
+            TextClasses.named(text, compared.head.classes) if text and compared.head and compared.phonemes else None
+        )
+        if classes is None or not set(range(len(classes.names))) <= set(classes.class_of):
             why = "needs semantic tokens that know the front end's phonemes ('fit semantic phonemes=')"
-            raise ValueError(f"semantic_takes {why}; leave it at 1")
+            raise ValueError(f"semantic_takes {why}: say semantic_takes=1")
+        self._classes = classes
 
     def __call__(self, text: NDArray[np.uint16], tokens: NDArray[np.uint16]) -> float:
         """How badly text tokens [L] are read in semantic tokens [T]: nats a phoneme, 0 at best."""
         heard = self._semantic.heard_in(tokens)
-        assert heard is not None and self._classes is not None
+        assert heard is not None
         return nats_a_class(heard, self._classes.of_tokens(text))
 
 

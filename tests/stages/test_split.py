@@ -40,6 +40,8 @@ def test_every_letter_is_spoken_once_and_in_order(said: list[tuple[str, str]]) -
         ("今天天气很好，我们去公园散步。明天下雨吗？在家。", ["今天天气很好，我们去公园散步。", "明天下雨吗？在家。"]),
         ("Rock & roll was here & there & all around.", ["Rock & roll was here", "& there & all", "around."]),
         ("Open from 10 – 20 on all days – it is free.", ["Open from 10 – 20 on", "all days it is free."]),
+        ("10 – 20 – 30 – 40 – 50", ["10 20 30 40 50"]),
+        ("เก" * 25, ["เก" * 10, "เก" * 10, "เก" * 5]),
         ("ก" * 50, ["ก" * 20, "ก" * 20, "ก" * 10]),
         ("字" * 50, ["字" * 20, "字" * 20, "字" * 10]),
         ("क्या हाल है। मैं ठीक हूँ। चलो।", ["क्या हाल है।", "मैं ठीक हूँ। चलो।"]),

@@ -65,9 +65,9 @@ def test_the_first_take_is_kept_where_the_text_is_surely_read_or_the_surest(
 def test_tokens_in_which_nothing_can_be_read_have_no_takes(cascade: Cascade) -> None:
     kinds: Any = cascade.tokenizers
     mute = SimpleNamespace(compared=replace(kinds.semantic.compared, phonemes=0.0))
-    strange = SimpleNamespace(spec=SimpleNamespace(size=3), decode=lambda ids: "q")
+    strange = SimpleNamespace(spec=SimpleNamespace(size=3), decode=lambda ids: "ts▁"[int(ids[0])])
     for text, semantic in ((kinds.text, mute), (strange, kinds.semantic), (None, kinds.semantic)):
-        with pytest.raises(ValueError, match=r"semantic_takes needs .* leave it at 1"):
+        with pytest.raises(ValueError, match=r"semantic_takes needs .* semantic_takes=1"):
             takes.Proofreader(SimpleNamespace(text=text, semantic=semantic))  # type: ignore[arg-type]
 
 

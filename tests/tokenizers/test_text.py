@@ -68,6 +68,7 @@ def said(front: PhonemeText, text: str) -> str:
         ("£5.00 or £5.50", "five pounds or five pounds fifty."),
         ("a 5G network", "a five G network."),
         ("We met on Dec. 25", "We met on December twenty five."),
+        ("£1,50,000", "one hundred and fifty thousand pounds."),
         ("pages 1,2,3 of 1,000", "pages one, two, three of one thousand."),
     ],
 )

@@ -121,7 +121,7 @@ _MONTHS = {
     "Jan": "January", "Feb": "February", "Mar": "March", "Apr": "April", "Jun": "June", "Jul": "July", "Aug": "August",
     "Sep": "September", "Sept": "September", "Oct": "October", "Nov": "November", "Dec": "December",
 }  # fmt: skip
-_NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
+_NUMBER = r"\d+(?:,\d{2,3})*(?:\.\d+)?"
 
 
 def _money(m: re.Match[str]) -> str:
@@ -158,7 +158,7 @@ _ENGLISH_RULES: list[tuple[str, _Change, int]] = [
     (r"\bhttps?://", "", re.I),
     (r"\bNos?\.(?= ?\d)", "number ", re.I),
     (r"(?<!\d)\.(?=\d)", "0.", 0),
-    (r"(?<=\d),(?=\d)(?!\d{3}(?!\d))", ", ", 0),  # no thousands
+    (r"(?<=\d),(?=\d)(?!(?:\d{2},)*\d{3}(?!\d))", ", ", 0),  # no thousands, nor lakhs
     (r"\bSt\.(?= [A-Z])", "Saint", 0),
     (rf"\b({'|'.join(_MONTHS)})\.(?= ?\d)", lambda m: f"{_MONTHS[m[1]]} ", 0),
     (rf"\b({'|'.join(_ABBREVIATIONS)})\.(?=$|[ ,;:?!])", lambda m: _ABBREVIATIONS[m[1].lower()] + _end(m), re.I),

@@ -110,7 +110,7 @@ def make_shards(
                 yield from jobs_of(k, index.entries(k), config.batch_seconds)
 
     began = shard_began = time.time()
-    slowest, stopped, made, known = 0.0, False, ShardMaker(), dict[str, Ids]()
+    slowest, stopped, made, known, done = 0.0, False, ShardMaker(), dict[str, Ids](), dict[int, Any](there)
     with Reader(tokenizers, config.readers, config.ahead_seconds) as reader:
         for job, heard in reader.read(jobs()):
             now = time.time()
@@ -121,9 +121,11 @@ def make_shards(
                 known = codes_of(Path(config.codes_from), job.shard)
             made.add(job, heard, tokenizers, known)
             if job.last:
-                rows, rejected = rows + len(made.rows), rejected + made.rejected_rows()
-                remedy = "mend them and give the same command"
+                rows, rejected = rows + len(made.rows), made.rejected_rows() + rejected
+                kept = any(record["rejected"] for record in done.values())
+                remedy = read_again(folder, done) if kept else "mend them and give the same command"
                 check_rejected(rejected, rows + len(rejected), config.max_rejected, remedy)
+                done[job.shard] = {"rejected": made.rejected_rows()}
                 made.write(folder, job.shard, plan)
                 made = ShardMaker()
                 slowest, shard_began = max(slowest, time.time() - shard_began), time.time()

@@ -26,7 +26,7 @@ from triptych.tokenizers.waveform import Waveform, resample
 
 RATE = sound.PESQ_RATE
 """Hz, at which all but SI-SDR and the log-mel distance hear"""
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ MEASURES: dict[str, Measure] = {
     "stoi": Measure("STOI", "", 3, True, ("pystoi",), EVAL),
     "estoi": Measure("ESTOI", "", 3, True, ("pystoi",), EVAL),
     "mel": Measure("log-mel", "dB", 2, False),
-    "words": Measure("word error", "", 3, False, ("jiwer",), EVAL, compares=False),
+    "words": Measure("word error", "", 3, False, ("jiwer", "whisper_normalizer"), EVAL, compares=False),
     "voice": Measure("voice", "cosine", 3, True),
     "pitch": Measure("pitch", "cents", 1, False, ("swift_f0",), EVAL),
     "voicing": Measure("voicing", "share", 3, False, ("swift_f0",), EVAL),

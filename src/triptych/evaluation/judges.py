@@ -158,7 +158,9 @@ def load_judges(recogniser: str, speaker: str, naturalness: str, memory: Memory)
     said = {"recogniser": recogniser, "speaker": speaker, "naturalness": naturalness}
     absent = {kind: f"{kind}={NONE}" for kind, name in said.items() if name == NONE}
     gone = {
-        "recogniser": missing(("jiwer",), "word error needs jiwer: pip install 'triptych[eval]'"),
+        "recogniser": missing(
+            ("jiwer", "whisper_normalizer"), "word error needs packages: pip install 'triptych[eval]'"
+        ),
         "speaker": missing(("resemblyzer",) if speaker == RESEMBLYZER else (), NO_SPEAKER),
         "naturalness": missing(("speechmos", "librosa", "onnxruntime", "requests"), ABSENT),
     }

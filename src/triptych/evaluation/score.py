@@ -11,6 +11,7 @@ Knows no cascade: any recordings can be judged.
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -118,17 +119,21 @@ def _row(line: str) -> Row | None:
 def normaliser() -> Callable[[str], str]:
     """Lower case, no punctuation, numbers as digits, contractions written out, American spelling.
 
-    Raises:
-        ValueError: the list of spellings is not installed.
+    What it returns raises ValueError where the list of spellings is not installed.
     """
+    return lambda text: " ".join(str(_english()(text)).split())
+
+
+@cache
+def _english() -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     try:  # OpenAI's list, which transformers leaves to each checkpoint
         spellings = files("whisper_normalizer") / "normalizers" / "english.json"
     except ModuleNotFoundError:
         raise ValueError("words are counted with whisper-normalizer: pip install 'triptych[eval]'") from None
-    normalise = EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
-    return lambda text: " ".join(str(normalise(text)).split())
+    normalise: Callable[[str], str] = EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
+    return normalise
 
 
 def word_errors(

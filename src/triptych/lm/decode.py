@@ -82,8 +82,8 @@ class Turn:
 
 
 def run(rule: Rule[R], jobs: Iterable[Job], slots: int = 1) -> Iterator[None]:
-    """Decodes all jobs, at most `slots` at a time, as rows that lie side by side count; yields after each step, and is
-    done when it ends."""
+    """Decodes all jobs; yields after each step, and is done when it ends. A job is begun where fewer than `slots` rows
+    are being decoded; what it asks for side by side comes on top of them."""
     assert slots > 0
     waiting, active = iter(jobs), list[tuple[Turn, R]]()
     spare: list[Cache] = []
@@ -149,7 +149,7 @@ def _goes_on(rule: Rule[R], row: R, spare: list[Cache], read: list[Read]) -> boo
         if same is None:
             last.append(rule.engine.read(x, positions, [cache] * len(x))[-1:])
         else:
-            cache.take_over(same[2])
+            rule.engine.copy(cache, same[2])
             last.append(same[3])
     more = rule.note([row], torch.cat(last))[0]
     if more:

@@ -52,6 +52,10 @@ class Engine:
         """Room for one request of `capacity` tokens."""
         return Cache.make(self.shape, 1, capacity, self.dtype, self.device)
 
+    def copy(self, into: Cache, seen: Cache) -> None:
+        """Begins a cache with what another has seen."""
+        into.take_over(seen)
+
     def product(self, weight: Tensor) -> Product:
         """A head, or any matrix beside the layers."""
         return lambda x: F.linear(x, weight)
@@ -90,6 +94,10 @@ class StaticEngine(Engine):
             if length not in self._shelves:
                 self._shelves[length] = Shelf(self.transformer, length, self._compiler)
             return Place(self._shelves[length])
+
+    def copy(self, into: Cache, seen: Cache) -> None:
+        with self._shelves_in_use:  # a step of another thread would write between, or move the row
+            into.take_over(seen)
 
     def read(self, x: Tensor, positions: Tensor, caches: Sequence[Cache]) -> Tensor:
         with self._shelves_in_use:

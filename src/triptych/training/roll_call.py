@@ -163,7 +163,7 @@ class RollCall:
             if time.monotonic() - self._moved > self.timeout:
                 line = self.missing()
                 if not self._done.is_set():
-                    self._end(f"{line}; gave up after {self.timeout:g} s without a micro-batch (training.timeout)")
+                    self._end(f"{line}; gave up after {self.timeout:g} s without progress (training.timeout)")
                 return
 
     def _leave(self, line: str) -> None:
