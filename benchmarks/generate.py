@@ -34,7 +34,8 @@ from audiolm import semantic_transformer
 from machine import OFF, Bench, Work, processor, taken_by_others
 
 from triptych.lm.blocks import PRECISIONS, Precision
-from triptych.lm.decode import Row, one, run
+from triptych.lm.decode import run
+from triptych.lm.rows import Row, one
 from triptych.lm.sampling import Sampling
 from triptych.lm.transformer import TransformerConfig
 from triptych.stages.coarse.generate import CoarseWork, coarse_rule

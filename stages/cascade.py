@@ -44,6 +44,8 @@ __all__ = ["Cascade", "Settings", "Utterance", "find_bundle"]
 
 LONGEST_TEXT = 50_000
 """characters of one request"""
+LONGEST_CONTINUED = 60.0
+"""seconds that a recording is continued by"""
 Asked = str | Path | Voice | None
 """a voice: its name, a recording, or one that is tokenized; None: the first named one"""
 
@@ -191,8 +193,8 @@ class Cascade:
         slots: int = 8,
     ) -> Iterator[Utterance]:
         """Continues each recording as `continue_` does, up to `slots` of them at a time; see there, and `speak_all`."""
-        if not float(self.grid.beat) <= seconds <= 60:
-            raise ValueError(f"seconds={seconds}: give {float(self.grid.beat)} to 60")
+        if not float(self.grid.beat) <= seconds <= LONGEST_CONTINUED:
+            raise ValueError(f"seconds={seconds}: give {float(self.grid.beat)} to {LONGEST_CONTINUED:g}")
         for lot in lots(zip(prompts, self._each(prompts, settings, seeds), strict=True), slots):
             jobs = [Request(self, sampled) for _, sampled in lot]
             heard = [self._hear(prompt, job) for (prompt, _), job in zip(lot, jobs, strict=True)]

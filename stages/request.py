@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triptych.lm.decode import Row
+from triptych.lm.rows import Row
 from triptych.stages.bundle import Voice
 from triptych.stages.coarse.generate import NONE, CoarseWork, Entries, check_guidance, expected_entries
 from triptych.stages.fine.generate import FineWork

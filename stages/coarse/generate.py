@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from triptych.lm.blocks import Precision
 from triptych.lm.cache import Cache
-from triptych.lm.decode import BROKEN, LanguageRule, Row, draw, run
+from triptych.lm.decode import run
 from triptych.lm.engine import Engine, make_engine
+from triptych.lm.rows import BROKEN, LanguageRule, Row, draw
 from triptych.lm.sampling import Sampling
 from triptych.stages.coarse.model import AlignedModel, FlattenedModel
 from triptych.stages.coarse.sequence import CoarseStage, delay, undelay

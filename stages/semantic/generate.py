@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.lm.blocks import Precision
-from triptych.lm.decode import LanguageRule, Row, generate, one, run
+from triptych.lm.decode import run
 from triptych.lm.engine import Engine, make_engine
+from triptych.lm.rows import LanguageRule, Row, generate, one
 from triptych.lm.sampling import Sampling
 from triptych.stages.semantic.model import SemanticModel
 from triptych.stages.semantic.sequence import NOTHING, SemanticStage

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.lm.decode import generate
 from triptych.lm.loss import cross_entropy
+from triptych.lm.rows import generate
 from triptych.lm.sampling import Sampling, choose, guide
 from triptych.lm.transformer import LanguageModel, TransformerConfig
 

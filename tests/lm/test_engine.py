@@ -1,11 +1,8 @@
 """Every tier computes what the plain transformer does, and a request is not disturbed by the ones beside it."""
 
 import copy
-import subprocess
-import threading
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +14,9 @@ from torch._dynamo.testing import CompileCounter
 
 from triptych.lm import native, static
 from triptych.lm.blocks import PRECISIONS, NativeMatrix, Precision, rounded
-from triptych.lm.decode import Job, LanguageRule, Row, one, run
-from triptych.lm.engine import Engine, NativeEngine, PackedLinear, PrepackedEngine, StaticEngine, make_engine
+from triptych.lm.decode import Job, run
+from triptych.lm.engine import Engine, NativeEngine, PrepackedEngine, StaticEngine, make_engine
+from triptych.lm.rows import LanguageRule, Row, one
 from triptych.lm.sampling import Sampling
 from triptych.lm.static import SHORTEST
 from triptych.lm.transformer import LanguageModel, Transformer, TransformerConfig
@@ -380,114 +378,3 @@ def test_on_a_gpu_the_cuda_graph_says_what_the_plain_step_does() -> None:
     greedy, mix = Sampling(temperature=0.0), [(7, 30), (9, 40), (20, 12)]
     plain = decoded(LanguageRule(model, Engine(model.transformer)), requests(mix, greedy), 2)
     assert decoded(LanguageRule(model, made), requests(mix, greedy), 2) == plain
-
-
-def test_without_a_compiler_another_tier_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIPTYCH_NATIVE", "0")
-    for precision in PRECISIONS:
-        assert make_engine(MODELS["plain"].transformer, precision, 10**9).tier == "prepacked"
-    with pytest.raises(ValueError, match="fp16"):
-        make_engine(MODELS["plain"].transformer, "fp16")  # type: ignore[arg-type]
-
-
-@needs_native
-@pytest.mark.parametrize("fault", ["a home of somebody else's", "no home", "a compiler that is no program"])
-def test_where_the_library_cannot_be_had_another_tier_serves_too(
-    fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    if fault == "no home":
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        monkeypatch.setattr(Path, "home", lambda: exec("raise RuntimeError"))
-    elif fault == "a compiler that is no program":
-        broken = tmp_path / "c++"
-        broken.write_bytes(b"\x7fELF")
-        broken.chmod(0o700)
-        monkeypatch.setattr(native, "_compilers", lambda: [str(broken)])
-    else:
-        monkeypatch.setattr(Path, "exists", lambda path: exec("raise PermissionError"))
-    native._path.cache_clear()
-    try:
-        assert make_engine(MODELS["plain"].transformer).tier == "prepacked"
-    finally:
-        native._path.cache_clear()
-
-
-@needs_native
-def test_a_compiler_that_makes_nothing_of_use_is_followed_by_the_next(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    useless = tmp_path / "c++"
-    useless.write_text("#!/bin/sh\nexit 1\n")
-    useless.chmod(0o700)
-    monkeypatch.setenv("CXX", str(useless))
-    assert native._compilers()[0] == str(useless)
-    assert make_engine(MODELS["plain"].transformer).tier == "native"
-
-
-class Adapted(torch.nn.Module):
-    """Stands for a layer as peft wraps it: `weight` is that of the layer alone."""
-
-    def __init__(self, layer: torch.nn.Linear) -> None:
-        super().__init__()
-        self.layer = layer
-
-    @property
-    def weight(self) -> Tensor:
-        return self.layer.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        adapted: Tensor = self.layer(x) + 1
-        return adapted
-
-
-def test_layers_with_adapters_are_computed_with_them() -> None:
-    transformer = copy.deepcopy(MODELS["plain"].transformer)
-    transformer.layers[0].out = Adapted(transformer.layers[0].out)  # type: ignore[union-attr, arg-type]
-    x, positions = torch.randn(3, 32), torch.arange(3.0)
-    with torch.inference_mode():
-        engine = make_engine(transformer)
-        found = engine.read(x, positions, [engine.cache(3)] * 3)
-        torch.testing.assert_close(found, transformer(x[None])[0], atol=1e-4, rtol=1e-4)
-
-
-@needs_native
-def test_a_broken_weight_is_seen_in_whole_numbers_too() -> None:
-    model = copy.deepcopy(MODELS["plain"])
-    model.transformer.layers[0].mlp_norm.weight.data[3] = torch.nan  # type: ignore[union-attr]
-    engine = make_engine(model.transformer, "int8")
-    with torch.inference_mode():
-        assert engine.read(torch.randn(1, 32), torch.zeros(1), [engine.cache(1)]).isnan().any()
-
-
-def test_a_processor_without_bf16_computes_with_weights_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    layer, x = torch.nn.Linear(48, 32, bias=False), torch.randn(3, 48)
-    made = PackedLinear(layer.weight, "bf16")(x)
-    torch.testing.assert_close(made, x @ layer.weight.bfloat16().float().T)
-
-
-@needs_native
-def test_the_library_is_built_once_however_many_ask_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lines: list[list[str]] = []
-    run = subprocess.run
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(subprocess, "run", lambda line, **rest: lines.append(line) or run(line, **rest))
-    native._path.cache_clear()
-    try:
-        for _ in range(3):
-            native.begin()
-        assert make_engine(MODELS["plain"].transformer).tier == "native"
-    finally:
-        for thread in threading.enumerate():
-            if thread.name == native.BUILDER:
-                thread.join()
-        native._path.cache_clear()
-    assert len([line for line in lines if "-c" in line]) == 1
-    assert [path.suffix for path in (tmp_path / "triptych").iterdir()] == [".so"]
-
-
-def test_alibi_stays_plain_and_is_told_when_fewer_bits_are_asked() -> None:
-    transformer = Transformer(TransformerConfig(dim=32, layers=1, heads=2, alibi=True)).eval()
-    assert make_engine(transformer).tier == "plain"
-    with pytest.raises(ValueError, match="precision=int8"):
-        make_engine(transformer, "int8")

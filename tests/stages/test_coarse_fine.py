@@ -15,8 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.lm.decode import one, run
+from triptych.lm.decode import run
 from triptych.lm.engine import StaticEngine
+from triptych.lm.rows import one
 from triptych.lm.sampling import Sampling
 from triptych.stages.coarse.generate import AlignedRule, CoarseWork, coarse_rule, expected_entries, generate_coarse
 from triptych.stages.coarse.sequence import CoarseConfig, CoarseStage, Flattening, delay, undelay

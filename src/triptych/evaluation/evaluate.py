@@ -34,6 +34,7 @@ from triptych.evaluation.sections.stages import stages_section
 from triptych.evaluation.sections.tokens import tokens_section
 from triptych.evaluation.sense import NO_MODEL, check_model
 from triptych.evaluation.subject import Evaluation, Progress
+from triptych.stages.cascade import LONGEST_CONTINUED
 from triptych.training.files import atomic_file, file_digest, fingerprint_of, read_json, write_json
 
 FORMAT = 1
@@ -51,8 +52,6 @@ SECTIONS: dict[str, Callable[[Evaluation], Section]] = {
 """in the order of the page"""
 ON_REQUEST: tuple[str, ...] = ("blame",)
 """sections that are measured only when they are named"""
-LONGEST_CONTINUED = 60.0
-"""seconds that `Cascade.continue_` takes"""
 NOT_JUDGING = ("samples", "sections", "slots")
 """settings that may differ between the runs that make one report"""
 
